@@ -1,0 +1,42 @@
+"""The error tree of ``asd``. The command line catches `AsdError` only; anything else is our bug.
+
+::
+
+    AsdError                 one line: what was given, where, and what to do
+    ├── InputError           something the user gave cannot be used
+    │   ├── RasterError      a raster: missing, damaged, complex, colour-mapped, wrong bands
+    │   ├── LabelError       labels: sizes that differ, unknown class names, no field
+    │   └── ModelFileError   a model file: damaged, of another version, not ours
+    ├── OutputError          a target exists already, its folder is missing, the disk is full
+    └── TrainingError        nothing to train on, or training cannot go on
+"""
+
+from __future__ import annotations
+
+
+class AsdError(Exception):
+    """Base of every error that `asd` raises on purpose; its text is one line for the user."""
+
+
+class InputError(AsdError):
+    """Something that the user gave cannot be used."""
+
+
+class RasterError(InputError):
+    """A raster is missing, damaged, of an unsupported kind, or does not fit the model."""
+
+
+class LabelError(InputError):
+    """Labels are missing, do not fit their image, or name classes that are not there."""
+
+
+class ModelFileError(InputError):
+    """A model file is missing, damaged, of another version, or not ours."""
+
+
+class OutputError(AsdError):
+    """A result cannot be written."""
+
+
+class TrainingError(AsdError):
+    """Training cannot start or cannot go on."""

@@ -1,0 +1,1 @@
+"""Networks and devices: torch only, no knowledge of rasters or tasks."""

@@ -1,0 +1,36 @@
+"""Choosing the device that computes."""
+
+from __future__ import annotations
+
+import torch
+
+from asd_cli.errors import InputError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Device for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``auto`` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        InputError: the device is unknown or not there; the text lists those that are.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device {name}: not a device; use auto, cpu, cuda, cuda:N or mps") from error
+    if str(device) in available_devices() or (device.type in available_devices() and device.index is None):
+        return device
+    raise InputError(f"--device {name}: not on this machine; here are: {', '.join(available_devices())}")
+
+
+def available_devices() -> list[str]:
+    """Names of the devices of this machine."""
+    names = ["cpu"]
+    if torch.cuda.is_available():
+        names += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return names

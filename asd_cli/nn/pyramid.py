@@ -1,0 +1,161 @@
+"""The dense pyramid-patch network: every pixel's patch descriptor at several scales, without cutting patches.
+
+Source: Li et al., "Anomaly Segmentation for High-Resolution Remote Sensing Images Based on Pixel Descriptors",
+AAAI 2023; the dense evaluation follows Bailer et al., "Fast Feature Extraction with CNNs with Pooling Layers" (2018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_WIDTHS = (8, 16, 128)
+
+
+class PatchNetwork(nn.Module):
+    """One patch network, evaluated for all pixels of an image at one scale.
+
+    On a single patch it is ``conv 3x3, ReLU, max-pool 2 | conv 3x3, ReLU, max-pool 2 | conv k x k, ReLU | conv 1x1``
+    with ``k = 2`` for the paper's 15 px patch, where 14 px count: `before` = 7 left of (above) the centre, `after` = 6
+    right of (below) it.
+
+    Dense evaluation replaces each pooling of stride 2 by one of stride 1 and dilates what follows. Where the image is
+    doubled (scale 2, 4, ...) and only every second position is wanted, the stride stays and that work is saved.
+    """
+
+    def __init__(self, bands: int, length: int, *, patch_size: int = 15) -> None:
+        super().__init__()
+        kernel = ((patch_size - 2) // 2 - 2) // 2
+        if kernel < 1:
+            raise ValueError(f"patch size {patch_size} is too small for two poolings; the least is 10")
+        self.before = patch_size // 2
+        self.after = 4 * kernel + 5 - self.before
+        self.conv1 = nn.Conv2d(bands, _WIDTHS[0], 3)
+        self.conv2 = nn.Conv2d(_WIDTHS[0], _WIDTHS[1], 3)
+        self.conv3 = nn.Conv2d(_WIDTHS[1], _WIDTHS[2], kernel)
+        self.conv4 = nn.Conv2d(_WIDTHS[2], length, 1)
+
+    def forward(self, x: Tensor, *, stride: int = 1) -> Tensor:
+        """(B, bands, h, w) -> (B, length, h', w'): the patches that start at every `stride`-th pixel.
+
+        Without padding: the patch of output 0 starts at input pixel 0, and `stride` (a power of two) divides the work.
+        """
+        dilation = 1
+        for conv in (self.conv1, self.conv2):
+            x = F.relu(F.conv2d(x, conv.weight, conv.bias, dilation=dilation))
+            if stride > 1:
+                x = F.max_pool2d(x, 2, stride=2)
+                stride //= 2
+            else:
+                x = F.max_pool2d(x, 2, stride=1, dilation=dilation)
+                dilation *= 2
+        x = F.conv2d(x, self.conv3.weight, self.conv3.bias, stride=stride, dilation=dilation)
+        out: Tensor = self.conv4(F.relu(x))
+        return out
+
+
+class DensePyramid(nn.Module):
+    """Patch networks at several scales, one per scale and not shared; descriptors concatenated pixel by pixel.
+
+    Valid-mode: the input carries a halo of `halo` px on each side, which the output lacks; the caller pads. The result is
+    exactly equivariant to shifts by multiples of `align` px.
+    """
+
+    def __init__(
+        self, bands: int, length: int, *, scales: Sequence[float] = (0.5, 1.0, 2.0), patch_size: int = 15
+    ) -> None:
+        super().__init__()
+        self.exponents = tuple(scale_exponent(scale) for scale in scales)
+        self.branches = nn.ModuleList(PatchNetwork(bands, length, patch_size=patch_size) for _ in self.exponents)
+        self.out_channels = length * len(self.exponents)
+        self.align = max(2 ** max(-e, 0) for e in self.exponents)
+        reach = max(self._reach(e) for e in self.exponents)
+        self.halo = math.ceil(reach / self.align) * self.align
+
+    def _reach(self, exponent: int) -> int:
+        """Pixels that a score at this scale needs on its farther side."""
+        before = patch_reach(self.branches[0])
+        if exponent >= 0:
+            return math.ceil(before / 2**exponent)
+        return (before + 1) * 2**-exponent - 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, bands, H + 2 halo, W + 2 halo) -> (B, out_channels, H, W), any H and W of at least 1."""
+        parts = [self._branch(b, e, x) for b, e in zip(self.branches, self.exponents, strict=True)]
+        return torch.cat(parts, dim=1)
+
+    def _branch(self, branch: nn.Module, exponent: int, x: Tensor) -> Tensor:
+        height, width = x.shape[-2] - 2 * self.halo, x.shape[-1] - 2 * self.halo
+        before, after = patch_reach(branch), patch_reach(branch, after=True)
+        if exponent >= 0:
+            factor = 2**exponent
+            left = math.ceil(before / factor)
+            right = after // factor
+            x = _crop(x, self.halo - left, height + left + right, width + left + right)
+            if factor > 1:
+                x = F.interpolate(x, scale_factor=factor, mode="nearest")
+            start = left * factor - before
+            out = branch(x[..., start:, start:], stride=factor)
+            return out[..., :height, :width]  # type: ignore[no-any-return]
+        factor = 2**-exponent
+        rows, cols = math.ceil(height / factor), math.ceil(width / factor)
+        small = x[..., ::factor, ::factor]  # the halo is a whole number of coarse pixels
+        out = branch(_crop(small, self.halo // factor - before, rows + before + after, cols + before + after))
+        return F.interpolate(out, scale_factor=factor, mode="nearest")[..., :height, :width]
+
+
+def _crop(x: Tensor, offset: int, height: int, width: int) -> Tensor:
+    return x[..., offset : offset + height, offset : offset + width]
+
+
+def patch_reach(branch: nn.Module, *, after: bool = False) -> int:
+    """Pixels of a branch's own (resized) image that count before (or `after`) the centre of a patch."""
+    reach = branch.after if after else branch.before
+    return int(reach)  # type: ignore[arg-type]
+
+
+def scale_exponent(scale: float) -> int:
+    """Exponent of a power of two.
+
+    Raises:
+        ValueError: the scale is not a positive power of two.
+    """
+    if scale > 0:
+        mantissa, exponent = math.frexp(scale)
+        if mantissa == 0.5:
+            return exponent - 1
+    raise ValueError(f"scale {scale} is not a power of two such as 0.5, 1 or 2")
+
+
+class MaskedBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation whose batch statistics come from the pixels of a mask only.
+
+    With no mask, or in evaluation mode, it is `torch.nn.BatchNorm2d`. Pixels outside the mask are normalised too but have no say.
+    """
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), mask (B, H, W) bool or none -> (B, C, H, W)."""
+        if mask is None or not self.training:
+            return super().forward(x)
+        values = x.movedim(1, -1)[mask].float()
+        count = values.shape[0]
+        variance, mean = torch.var_mean(values, dim=0, correction=0)
+        self._update_running(mean, variance, count)
+        scale = self.weight / torch.sqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        return x * scale.view(1, -1, 1, 1).to(x.dtype) + shift.view(1, -1, 1, 1).to(x.dtype)
+
+    @torch.no_grad()
+    def _update_running(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        momentum = 0.1 if self.momentum is None else self.momentum
+        unbiased = variance * (count / max(count - 1, 1))
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+        self.num_batches_tracked += 1

@@ -1,0 +1,1 @@
+"""Rasters: grids, windows, scenes and the writer of maps. rasterio and NumPy only."""
