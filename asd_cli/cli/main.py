@@ -1,0 +1,66 @@
+"""The group ``asd``: one place for errors, warnings and exit codes."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import click
+
+from asd_cli import __version__
+from asd_cli.cli.evaluate import evaluate
+from asd_cli.cli.fit_gaussian import fit_gaussian
+from asd_cli.cli.info import info
+from asd_cli.cli.predict import predict
+from asd_cli.cli.train import train
+from asd_cli.errors import AsdError
+
+
+class AsdGroup(click.Group):
+    """Turns what went wrong into one line and an exit code: 1 failed, 2 usage (Click's own), 130 interrupted."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; only `AsdError` is the user's, anything else keeps its traceback."""
+        try:
+            return super().invoke(ctx)
+        except AsdError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(1)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("Interrupted.", err=True)
+            ctx.exit(130)
+
+
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "Warning: " if record.levelno >= logging.WARNING else ""
+        click.echo(f"{prefix}{record.getMessage()}", err=True)
+
+
+@click.group(
+    cls=AsdGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100},
+    epilog="""\b
+Two commands make a map:
+  asd train --normal forest tiles/
+  asd predict scene.tif -o anomaly.tif
+""",
+)
+@click.version_option(__version__, prog_name="asd")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Map anomalies in geospatial rasters.
+
+    Learn what is normal (forest, cropland, ...) from GeoTIFF tiles, score every pixel of a scene, and write a georeferenced
+    score raster and polygons around what does not belong.
+    """
+    logger = logging.getLogger("asd_cli")
+    logger.handlers = [_Warnings()]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+for command in (train, fit_gaussian, predict, evaluate, info):
+    main.add_command(command)

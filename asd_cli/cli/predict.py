@@ -1,0 +1,86 @@
+"""``asd predict``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from asd_cli.cli.shared import (
+    advance, default, device_option, echo_json, find_model, json_option, model_option, overwrite_option, progress_bar, raster_options,
+)  # fmt: skip
+from asd_cli.options import SCORES, PredictOptions
+
+
+@click.command(
+    short_help="Score every pixel of scenes; write rasters and polygons.",
+    epilog="""\b
+Examples:
+  asd predict scene.tif -o anomaly.tif
+  asd predict 'scenes/*.tif' -o maps/ -m forest.safetensors --false-alarm-rate 0.0001 --min-area 50
+  asd predict @list.txt -o maps/ --score distance --no-polygons
+""",
+)
+@click.argument("scenes", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, help="GeoTIFF to write; for several scenes an existing folder.")
+@model_option
+@click.option(
+    "--score", type=click.Choice(SCORES), default=default(PredictOptions, "score"),
+    help="unit: 0 to 1, 0.5 at the model's threshold. distance: Mahalanobis distance. far: expected false-alarm rate, low = anomalous.",
+)  # fmt: skip
+@click.option(
+    "--false-alarm-rate", type=click.FloatRange(0, 0.5, min_open=True), default=default(PredictOptions, "false_alarm_rate"),
+    help="Polygons hold pixels that at most this share of normal pixels would exceed.",
+)  # fmt: skip
+@click.option(
+    "--threshold",
+    type=float,
+    default=None,
+    help="Threshold of the polygons in units of --score, in place of the false-alarm rate.",
+)
+@click.option(
+    "--polygons",
+    default=None,
+    metavar="FILE",
+    help="Polygon file (.gpkg, .geojson, .fgb, .parquet), or just a suffix. [default: OUTPUT.gpkg]",
+)
+@click.option("--no-polygons", "write_polygons", flag_value=False, default=True, help="Write the raster only.")
+@click.option(
+    "--min-area", type=click.FloatRange(0), default=default(PredictOptions, "min_area"),
+    help="Smallest polygon in square metres (pixels where the scene has no CRS).",
+)  # fmt: skip
+@click.option(
+    "--simplify", type=click.FloatRange(0), default=default(PredictOptions, "simplify"),
+    help="Simplify outlines within this distance, in units of the CRS.",
+)  # fmt: skip
+@click.option(
+    "--connectivity", type=click.Choice(["4", "8"]), default=str(default(PredictOptions, "connectivity")),
+    help="Neighbours that make pixels one polygon: sides (4) or sides and corners (8).",
+)  # fmt: skip
+@raster_options(PredictOptions)
+@click.option(
+    "--window", type=click.IntRange(1), default=default(PredictOptions, "window"),
+    help="Side in pixels of what is read and written at once, rounded up to whole blocks of 512; the map does not depend on it.",
+)  # fmt: skip
+@device_option(PredictOptions)
+@overwrite_option
+@json_option
+def predict(as_json: bool, model: Path | None, connectivity: str, **given: Any) -> None:
+    """Score every pixel of SCENES (files, globs, /vsi paths or @list.txt) and draw polygons around anomalies."""
+    from asd_cli.workflows.predict import predict as run
+
+    command = shlex.join(["asd", *sys.argv[1:]])
+    options = PredictOptions(
+        model=find_model(model), connectivity=4 if connectivity == "4" else 8, command=command, **given
+    )
+    with progress_bar("predict", "px", scale=True) as bar:
+        reports = run(options, progress=lambda *state: advance(bar, *state))
+    if as_json:
+        return echo_json([r.as_json() for r in reports])
+    for report in reports:
+        click.echo(report.summary(), err=True)
+        for path in report.paths():
+            click.echo(path)

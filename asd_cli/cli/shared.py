@@ -1,0 +1,195 @@
+"""Options that several commands share, spelled once; parameter types; progress bars."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from asd_cli.options import DEFAULT_MODEL, MODEL_VARIABLE, TileOptions
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+F = TypeVar("F", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path)
+
+
+def default(options: type[Any], name: str) -> Any:
+    """Default of a field of an options class, or None where the field must be given."""
+    for field in dataclasses.fields(options):
+        if field.name == name:
+            return None if field.default is dataclasses.MISSING else field.default
+    raise KeyError(f"{options.__name__} has no option {name}")
+
+
+class Numbers(click.ParamType):
+    """Numbers separated by commas, such as ``4,3,2``."""
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self._kind = kind
+        self.name = "list"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How help shows the value."""
+        return "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text -> tuple of numbers."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(self._kind(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 1,2,3", param, ctx)
+
+
+def seed_option(options: type[Any]) -> Callable[[F], F]:
+    """``--seed``."""
+    return click.option(
+        "--seed", type=click.IntRange(0), default=default(options, "seed"), help="Seed of all randomness."
+    )
+
+
+def device_option(options: type[Any]) -> Callable[[F], F]:
+    """``--device``."""
+    return click.option(
+        "--device",
+        default=default(options, "device"),
+        metavar="auto|cpu|cuda[:N]|mps",
+        help="Where to compute; auto takes a GPU when there is one.",
+    )
+
+
+def overwrite_option(command: F) -> F:
+    """``--overwrite``."""
+    return click.option("--overwrite", is_flag=True, help="Replace existing files.")(command)
+
+
+def json_option(command: F) -> F:
+    """``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on standard output.")(command)
+
+
+def model_option(command: F) -> F:
+    """``-m`` / ``--model``."""
+    return click.option(
+        "-m", "--model", type=FILE, help=f"Model file. Without it ${MODEL_VARIABLE}, else ./{DEFAULT_MODEL}."
+    )(command)
+
+
+def find_model(given: Path | None) -> Path:
+    """Model file from ``-m``, the environment, or the current folder.
+
+    Raises:
+        AsdError: there is none; the text says all three.
+    """
+    import os
+
+    from asd_cli.errors import ModelFileError
+
+    if given is not None:
+        return given
+    if named := os.environ.get(MODEL_VARIABLE):
+        return Path(named)
+    if Path(DEFAULT_MODEL).exists():
+        return Path(DEFAULT_MODEL)
+    raise ModelFileError(
+        f"no model: give one with -m FILE, set ${MODEL_VARIABLE}, or train one here (asd train) as ./{DEFAULT_MODEL}"
+    )
+
+
+def raster_options(options: type[Any]) -> Callable[[F], F]:
+    """``--bands`` and ``--nodata``."""
+
+    def decorate(command: F) -> F:
+        command = click.option(
+            "--nodata",
+            type=float,
+            default=default(options, "nodata"),
+            help="Pixel value that means no data, in place of the file's own.",
+        )(command)
+        return click.option(
+            "--bands",
+            type=Numbers(int),
+            default=default(options, "bands"),
+            help="Bands to use, counted from 1, such as 4,3,2. [default: all but alpha]",
+        )(command)
+
+    return decorate
+
+
+def tile_options(command: F) -> F:
+    """How tiles and labels are read: the fields of `TileOptions` but the tiles themselves."""
+    for option in (
+        raster_options(TileOptions),
+        click.option(
+            "--ignore-label",
+            multiple=True,
+            metavar="CLASS",
+            help="Class that counts nowhere; may be repeated.",
+        ),
+        click.option("--label-field", default=None, help="Attribute of a vector file that holds the class."),
+        click.option(
+            "--labels",
+            default=None,
+            metavar="PATH",
+            help="Labels: a folder of rasters with the tiles' names, or a vector file (.gpkg, .geojson, .shp).",
+        ),
+        click.option(
+            "--normal",
+            multiple=True,
+            metavar="CLASS",
+            help="Name or value of the normal class; may be repeated.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def split_tile_options(given: dict[str, Any]) -> tuple[TileOptions, dict[str, Any]]:
+    """Parameters of a command -> `TileOptions` and what is left."""
+    names = {field.name for field in dataclasses.fields(TileOptions)}
+    rest = {k: v for k, v in given.items() if k not in names}
+    return TileOptions(**{k: v for k, v in given.items() if k in names}), rest
+
+
+@contextmanager
+def progress_bar(description: str, unit: str = "it", *, scale: bool = False) -> Iterator[tqdm[Any]]:
+    """A bar on standard error, off when that is no terminal. Its total is set when known."""
+    from tqdm import tqdm
+
+    with tqdm(desc=description, unit=unit, unit_scale=scale, disable=not sys.stderr.isatty(), leave=False) as bar:
+        yield bar
+
+
+def advance(bar: tqdm[Any], done: int, total: int, figures: dict[str, float] | None = None) -> None:
+    """Show `done` of `total`."""
+    bar.total = total
+    if figures:
+        bar.set_postfix({k: f"{v:.3g}" for k, v in figures.items()}, refresh=False)
+    bar.update(done - bar.n)
+
+
+def echo_json(report: Any) -> None:
+    """A report (dataclass or mapping) as JSON on standard output; numbers that are not finite become null."""
+    data = dataclasses.asdict(report) if dataclasses.is_dataclass(report) and not isinstance(report, type) else report
+    click.echo(json.dumps(_plain(data), indent=2))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value

@@ -1,0 +1,89 @@
+"""``asd train``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from asd_cli.cli.shared import (
+    FILE, Numbers, advance, default, device_option, echo_json, json_option, overwrite_option, progress_bar, seed_option,
+    split_tile_options, tile_options,
+)  # fmt: skip
+from asd_cli.options import LOSS_FORMS, LOSSES, RECIPES, TrainOptions
+
+
+@click.command(
+    short_help="Learn what is normal from tiles and write a model file.",
+    epilog="""\b
+Examples:
+  asd train --normal forest tiles/
+  asd train --normal 1 --bands 4,3,2 'tiles/*.tif' --labels truth.gpkg --label-field class -o forest.safetensors
+""",
+)
+@click.argument("tiles", nargs=-1, required=True)
+@tile_options
+@click.option("-o", "--output", type=FILE, default=default(TrainOptions, "output"), help="Model file to write.")
+@click.option(
+    "--recipe", type=click.Choice(RECIPES), default=default(TrainOptions, "recipe"),
+    help="quick: some hundred steps, minutes on a CPU. paper: the paper's 100 epochs.",
+)  # fmt: skip
+@click.option("--steps", type=click.IntRange(1), default=None, help="Training steps, in place of the recipe's.")
+@click.option(
+    "--crop",
+    type=click.IntRange(32, 4096),
+    default=default(TrainOptions, "crop"),
+    help="Side of a training crop in pixels.",
+)
+@click.option(
+    "--length",
+    type=click.IntRange(1, 256),
+    default=default(TrainOptions, "length"),
+    help="Numbers in a descriptor (L).",
+)
+@click.option(
+    "--scales",
+    type=Numbers(float),
+    default="0.5,1,2",
+    help="Scales of the pyramid, powers of two from 1/16 to 16 (S_s).",
+)
+@click.option(
+    "--patch-size",
+    type=click.IntRange(10, 127),
+    default=default(TrainOptions, "patch_size"),
+    help="Side of a patch in pixels (P).",
+)
+@click.option("--without", type=click.Choice(LOSSES), multiple=True, help="Switch a loss off; may be repeated.")
+@click.option(
+    "--loss-form", type=click.Choice(LOSS_FORMS), default=default(TrainOptions, "loss_form"),
+    help="published: means over pixels and channels, as the authors' program. paper: sums over channels, as the equations.",
+)  # fmt: skip
+@click.option(
+    "--holdout", type=click.FloatRange(0.01, 0.9), default=default(TrainOptions, "holdout"),
+    help="Share of the normal tiles that is never trained on; the calibration comes from it.",
+)  # fmt: skip
+@click.option(
+    "--false-alarm-rate", type=click.FloatRange(0, 0.5, min_open=True), default=default(TrainOptions, "false_alarm_rate"),
+    help="Share of normal pixels above score 0.5.",
+)  # fmt: skip
+@seed_option(TrainOptions)
+@device_option(TrainOptions)
+@click.option("--log", type=FILE, default=None, help="CSV with one row an epoch: losses, radius, held-out figure.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted run left beside the model.")
+@overwrite_option
+@json_option
+def train(as_json: bool, **given: Any) -> None:
+    """Learn what is normal from TILES (folders, files or globs) and write a model file.
+
+    Labels are looked for in this order: --labels; images/ beside labels/ or masks/; NAME.tif beside NAME_label.tif; one folder per
+    class; none, and then every valid pixel is normal.
+    """
+    from asd_cli.workflows.train import train as run
+
+    tiles, rest = split_tile_options(given)
+    with progress_bar("train", "step") as bar:
+        report = run(TrainOptions(tiles=tiles, **rest), progress=lambda *state: advance(bar, *state))
+    if as_json:
+        return echo_json(report)
+    click.echo(report.summary(), err=True)
+    click.echo(report.model)

@@ -1,0 +1,1 @@
+"""Training data: tiles and their labels, pieces of them, scaling and virtual anomalies. NumPy, no torch."""

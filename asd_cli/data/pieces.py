@@ -1,0 +1,207 @@
+"""Pieces of training tiles: what is trained on, what is held out, and one pass over the tiles to know both.
+
+Whole tiles are held out where there are several with normal pixels; of a single one, the region behind a cut across its longer side.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asd_cli.data.tiles import LabelledTile, TileSet
+from asd_cli.density.sample import PixelSample
+from asd_cli.errors import TrainingError
+from asd_cli.raster.context import read_with_halo
+from asd_cli.raster.scene import Chip
+from asd_cli.raster.windows import Window
+
+_log = logging.getLogger(__name__)
+_SAMPLE_PIXELS = 200_000
+_SAMPLE_VALUES = 20_000_000
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A window of a tile, the region of the tile that it may move in, and its number of normal pixels (at least 1)."""
+
+    tile: int
+    window: Window
+    region: Window
+    normal: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The pieces of all tiles and a sample (n, bands) of the raw normal pixels of the training pieces."""
+
+    training: tuple[Piece, ...]
+    held_out: tuple[Piece, ...]
+    sample: PixelSample
+    skipped: tuple[str, ...]
+
+    @property
+    def training_tiles(self) -> int:
+        """Number of tiles with training pieces."""
+        return len({piece.tile for piece in self.training})
+
+    @property
+    def held_out_tiles(self) -> int:
+        """Number of tiles with held-out pieces."""
+        return len({piece.tile for piece in self.held_out})
+
+
+@dataclass(frozen=True, eq=False)
+class PieceData:
+    """Pixels of a piece with `halo` px around, its normal pixels (h, w) and its class codes (h, w)."""
+
+    chip: Chip
+    normal: BoolArray
+    codes: NDArray[np.int32]
+
+
+def read_piece(tiles: TileSet, tile: LabelledTile, window: Window, halo: int, *, block: int = 1) -> PieceData:
+    """Read a window of an open tile; holes near valid pixels are filled, but never normal.
+
+    With `block` the chip is grown to whole blocks, to the right and downwards; `normal` and `codes` are of the window alone.
+    """
+    chip = read_with_halo(tile.scene, window.round_up(block), halo)
+    rows, cols = slice(halo, halo + window.height), slice(halo, halo + window.width)
+    codes = tile.read_codes(window)
+    inner = Chip(chip.pixels[:, rows, cols], chip.valid[rows, cols])
+    return PieceData(chip, tiles.normal_mask(inner, codes), codes)
+
+
+def survey_tiles(
+    tiles: TileSet,
+    *,
+    crop: int,
+    halo: int,
+    holdout: float,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Survey:
+    """One pass over the tiles: pieces of at most `crop` px a side, the held-out share, a sample of normal pixels.
+
+    The same tiles and seed give the same split. `progress` gets tiles done and in all.
+
+    Raises:
+        TrainingError: no tile has a normal pixel, or a single tile has too few to hold some out.
+    """
+    surveyor = _Surveyor(tiles, crop, seed)
+    training: list[Piece] = []
+    held_out: list[Piece] = []
+    skipped: list[str] = []
+    useful = held = 0
+    sample = surveyor.empty_sample()
+    order = np.random.default_rng([seed, 0]).permutation(len(tiles))
+    for done, index in enumerate(int(i) for i in order):
+        pieces, pixels = surveyor.whole_tile(index)
+        if not pieces:
+            skipped.append(tiles.sources[index].path)
+        else:
+            useful += 1
+            if useful > 1 and held < max(1, round(useful * holdout)):
+                held += 1
+                held_out += pieces
+            else:
+                training += pieces
+                sample.merge(pixels)
+        progress(done + 1, len(tiles))
+    if not useful:
+        raise TrainingError(
+            f"none of the {len(tiles)} tiles has a normal pixel; check --normal, labels, masks and nodata"
+        )
+    if not held_out:
+        training, held_out, sample = surveyor.split(training[0].tile, halo, holdout)
+    key = lambda piece: (piece.tile, piece.window.row, piece.window.col)  # noqa: E731
+    return Survey(tuple(sorted(training, key=key)), tuple(sorted(held_out, key=key)), sample, tuple(sorted(skipped)))
+
+
+class _Surveyor:
+    def __init__(self, tiles: TileSet, crop: int, seed: int) -> None:
+        self._tiles, self._crop, self._seed = tiles, crop, seed
+
+    def empty_sample(self) -> PixelSample:
+        bands = self._tiles.band_count
+        return PixelSample(min(_SAMPLE_PIXELS, max(2000, _SAMPLE_VALUES // bands)), bands, self._seed)
+
+    def whole_tile(self, index: int) -> tuple[list[Piece], PixelSample]:
+        with self._tiles.open(index) as tile:
+            grid = tile.grid
+            return self._region(index, tile, Window(0, 0, grid.height, grid.width))
+
+    def _region(self, index: int, tile: LabelledTile, region: Window) -> tuple[list[Piece], PixelSample]:
+        """Pieces of a region that have a normal pixel, and a sample of these pixels."""
+        pieces, sample = [], self.empty_sample()
+        for window in partition(region, self._crop):
+            data = read_piece(self._tiles, tile, window, 0)
+            count = int(np.count_nonzero(data.normal))
+            if count:
+                sample.add(data.chip.pixels[:, data.normal].T, (index, window.row, window.col))
+                pieces.append(Piece(index, window, region, count))
+        return pieces, sample
+
+    def split(self, index: int, halo: int, holdout: float) -> tuple[list[Piece], list[Piece], PixelSample]:
+        """Cut a tile so that about `holdout` of its normal pixels lie behind the cut, a halo away from the rest."""
+        with self._tiles.open(index) as tile:
+            height, width = tile.grid.shape
+            along = 0 if height >= width else 1
+            counts = self._profile(tile, along)
+            cut = int(np.searchsorted(np.cumsum(counts), (1 - holdout) * counts.sum())) // 2 * 2
+            if along == 0:
+                before, behind = Window(0, 0, cut - halo, width), Window(cut, 0, height - cut, width)
+            else:
+                before, behind = Window(0, 0, height, cut - halo), Window(0, cut, height, width - cut)
+            training, sample = self._region(index, tile, before) if min(before.shape) > 0 else ([], self.empty_sample())
+            held_out, _ = self._region(index, tile, behind) if min(behind.shape) > 0 else ([], sample)
+            if not training or not held_out:
+                raise TrainingError(
+                    f"{self._tiles.sources[index].path}: the only tile with normal pixels, and it has too few ({int(counts.sum())}) to "
+                    f"hold out a share of {holdout:g}; give more or larger tiles"
+                )
+            return training, held_out, sample
+
+    def _profile(self, tile: LabelledTile, axis: int) -> NDArray[np.int64]:
+        """Normal pixels in each row (axis 0) or column (axis 1)."""
+        height, width = tile.grid.shape
+        counts = np.zeros(height if axis == 0 else width, np.int64)
+        for window in partition(Window(0, 0, height, width), self._crop):
+            normal = read_piece(self._tiles, tile, window, 0).normal
+            if axis == 0:
+                counts[window.row : window.row_stop] += normal.sum(axis=1)
+            else:
+                counts[window.col : window.col_stop] += normal.sum(axis=0)
+        return counts
+
+
+def partition(region: Window, size: int) -> list[Window]:
+    """Windows of at most `size` px a side that cover a region once, of nearly equal size, at even offsets from its corner."""
+    return [
+        Window(region.row + top, region.col + left, bottom - top, right - left)
+        for top, bottom in _spans(region.height, size)
+        for left, right in _spans(region.width, size)
+    ]
+
+
+def _spans(length: int, size: int) -> list[tuple[int, int]]:
+    size = max(size // 2 * 2, 2)
+    count = -(-length // size)
+    edges = [min(2 * round(i * length / count / 2), length) for i in range(count)] + [length]
+    return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+
+
+def jittered(piece: Piece, size: int, random: np.random.Generator) -> Window:
+    """A window of `size` px a side (or the whole region, where that is smaller) up to half a size away from the piece."""
+    starts = []
+    for origin, first, length in (
+        (piece.window.row, piece.region.row, piece.region.height),
+        (piece.window.col, piece.region.col, piece.region.width),
+    ):
+        wanted = origin + int(random.integers(-(size // 2), size // 2 + 1))
+        starts.append(int(np.clip(wanted, first, first + max(length - size, 0))))
+    return Window(starts[0], starts[1], min(size, piece.region.height), min(size, piece.region.width))

@@ -1,0 +1,1 @@
+"""How normal descriptors are distributed: moments, Gaussian, calibration and pixel samples. NumPy only."""

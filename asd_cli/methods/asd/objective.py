@@ -1,0 +1,111 @@
+"""What training ASD minimises, and how its centre and radius follow the descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from asd_cli.methods.asd.losses import (
+    LossForm,
+    compact_loss,
+    diverse_loss,
+    feature_rich_loss,
+    squared_distance,
+)
+from asd_cli.methods.asd.method import AsdMethod
+from asd_cli.methods.base import TrainingBatch
+
+
+@dataclass(frozen=True)
+class AsdLosses:
+    """Which losses count, in which form (see `losses`), and for how many epochs reconstruction goes alone."""
+
+    compact: bool = True
+    diverse: bool = True
+    feature_rich: bool = True
+    form: LossForm = "published"
+    compact_weight: float = 10.0
+    warmup_epochs: int = 10
+
+
+class AsdObjective:
+    """L1 + L2 + L3 with the paper's schedule: reconstruction alone first, then centre and radius renewed each epoch."""
+
+    def __init__(self, method: AsdMethod, losses: AsdLosses) -> None:
+        self.module = method
+        self._losses = losses
+        # without the reconstruction loss there is nothing to warm up with
+        self._warmup = losses.warmup_epochs if losses.feature_rich else 0
+
+    def losses(self, batch: TrainingBatch, epoch: int) -> dict[str, Tensor]:
+        """The active terms for one batch; `epoch` counts from 0."""
+        use, method, mask = self._losses, self.module, batch.mask
+        alone = epoch < self._warmup
+        images, count = batch.image, len(batch.image)
+        statistics = mask
+        if use.diverse and not alone:
+            # virtual anomalies are normalised as scoring would: by the statistics of the normal pixels
+            images = torch.cat([images, batch.virtual])
+            statistics = torch.cat([mask, torch.zeros_like(mask)])
+        normalised = method.normalise(images)
+        out = method.encoder(normalised, statistics)
+        descriptors = out.descriptors[:count]
+        terms: dict[str, Tensor] = {}
+        if use.feature_rich:
+            inner = normalised[:count, :, method.halo : -method.halo, method.halo : -method.halo]
+            terms["feature_rich"] = feature_rich_loss(inner, out.reconstruction[:count], mask, form=use.form)
+        if use.diverse and not alone:
+            terms["diverse"] = diverse_loss(descriptors, out.descriptors[count:], mask, form=use.form)
+        if use.compact and not alone:
+            terms["compact"] = compact_loss(descriptors, method.center, method.radius, mask, weight=use.compact_weight)
+        return terms
+
+    def review(
+        self, epochs_done: int, training: Iterable[TrainingBatch], held_out: Iterable[TrainingBatch]
+    ) -> dict[str, float]:
+        """Renew centre and radius from all training descriptors; called before the first epoch and after each.
+
+        The centre is first set when the warm-up ends; the radius stays at 3 until the compact loss has run for an epoch, then is the
+        mean over images of their largest distance. The held-out figure is the mean distance from the centre in units of R.
+        """
+        method = self.module
+        method.eval()
+        with torch.inference_mode():
+            if epochs_done >= self._warmup:
+                method.center.copy_(self._mean_descriptor(training))
+            if epochs_done > self._warmup:
+                method.radius.copy_(self._mean_of_largest(training))
+            held = self._mean_distance(held_out) / float(method.radius)
+        method.train()
+        return {"radius": float(method.radius), "held_out": held}
+
+    def _descriptors(self, batch: TrainingBatch) -> Tensor:
+        return self.module.descriptors(batch.image).float()
+
+    def _mean_descriptor(self, batches: Iterable[TrainingBatch]) -> Tensor:
+        total, count = torch.zeros(self.module.length, dtype=torch.float64), 0
+        for batch in batches:
+            picked = self._descriptors(batch).movedim(1, -1)[batch.mask]
+            total += picked.sum(dim=0).double().cpu()
+            count += picked.shape[0]
+        return (total / max(count, 1)).float()
+
+    def _largest(self, batch: TrainingBatch) -> list[float]:
+        squares = squared_distance(self._descriptors(batch), self.module.center)
+        largest = torch.where(batch.mask, squares, squares.new_zeros(())).flatten(1).amax(dim=1)
+        return [float(v) for v in largest.sqrt()]
+
+    def _mean_of_largest(self, batches: Iterable[TrainingBatch]) -> Tensor:
+        largest = [value for batch in batches for value in self._largest(batch)]
+        return torch.tensor(sum(largest) / max(len(largest), 1))
+
+    def _mean_distance(self, batches: Iterable[TrainingBatch]) -> float:
+        total, count = 0.0, 0
+        for batch in batches:
+            distance = squared_distance(self._descriptors(batch), self.module.center)[batch.mask].sqrt()
+            total += float(distance.double().sum())
+            count += distance.numel()
+        return total / max(count, 1)

@@ -1,0 +1,121 @@
+"""What every method is: a module that turns pixels into distances, and what it needs to be trained."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from asd_cli.density.gaussian import Gaussian
+from asd_cli.errors import ModelFileError
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """One step's pixels: raw images with their halo, and the pixels that count.
+
+    image, virtual: (B, bands, H + 2 halo, W + 2 halo) float32 on the raster's own range; `virtual` is the image as a virtual
+    anomaly. mask: (B, H, W) bool, True for valid pixels of the normal class.
+    """
+
+    image: Tensor
+    virtual: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device) -> TrainingBatch:
+        """The same batch on a device, images in channels-last layout."""
+        layout = torch.channels_last
+        image = self.image.to(device, memory_format=layout)
+        virtual = self.virtual.to(device, memory_format=layout)
+        return TrainingBatch(image, virtual, self.mask.to(device))
+
+
+class Detector(nn.Module, ABC):
+    """A method: raw pixels to distances, float32, >= 0, higher = more anomalous.
+
+    `halo` px of context are consumed on each side; the map is exactly equivariant to shifts by multiples of `align` px.
+    """
+
+    name: ClassVar[str]
+    bands: int
+    halo: int
+    align: int
+
+    @abstractmethod
+    def distances(self, x: Tensor) -> Tensor:
+        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, H, W) float32."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """JSON-ready keyword arguments that `create` builds the same architecture from."""
+
+    @classmethod
+    @abstractmethod
+    def create(cls, bands: int, **config: Any) -> Detector:
+        """A method with untrained weights.
+
+        Raises:
+            ValueError: a value of `config` is out of range.
+        """
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Weights and buffers as NumPy arrays, for the model file."""
+        return {k: np.ascontiguousarray(v.detach().cpu().numpy()) for k, v in self.state_dict().items()}
+
+    def load_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Put back what `arrays` gave.
+
+        Raises:
+            ModelFileError: names, shapes or types are not those of this architecture.
+        """
+        expected = self.state_dict()
+        if set(expected) != set(arrays):
+            odd = sorted(set(expected) ^ set(arrays))
+            raise ModelFileError(f"the tensors do not fit the method {self.name}: {', '.join(odd[:5])}")
+        for key, tensor in expected.items():
+            given = arrays[key]
+            if tuple(tensor.shape) != given.shape or str(tensor.dtype).removeprefix("torch.") != str(given.dtype):
+                raise ModelFileError(
+                    f"tensor {key} is {given.dtype}{list(given.shape)}, not the {str(tensor.dtype).removeprefix('torch.')}"
+                    f"{list(tensor.shape)} of the method {self.name}"
+                )
+        self.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
+
+
+class DescriptorDetector(Detector):
+    """A method whose distance is that of a descriptor from a Gaussian, so that `fit-gaussian` can refit it."""
+
+    length: int
+
+    @abstractmethod
+    def descriptors(self, x: Tensor) -> Tensor:
+        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, length, H, W) float32."""
+
+    @abstractmethod
+    def set_gaussian(self, gaussian: Gaussian) -> None:
+        """Measure distances from this Gaussian from now on."""
+
+
+class Objective(Protocol):
+    """What the training loop minimises; it knows the method, the loop does not."""
+
+    module: nn.Module
+
+    def losses(self, batch: TrainingBatch, epoch: int) -> dict[str, Tensor]:
+        """Terms whose sum is minimised, for one batch of an epoch (counted from 0)."""
+        ...
+
+    def review(
+        self, epochs_done: int, training: Iterable[TrainingBatch], held_out: Iterable[TrainingBatch]
+    ) -> dict[str, float]:
+        """Update what changes between epochs, before the first (0 done) and after each; figures for the log.
+
+        Both iterables can be run through more than once.
+        """
+        ...

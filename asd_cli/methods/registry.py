@@ -1,0 +1,23 @@
+"""The methods by name; a method's module is imported when it is chosen."""
+
+from __future__ import annotations
+
+import importlib
+
+from asd_cli.errors import InputError
+from asd_cli.methods.base import Detector
+
+METHODS = {"asd": "asd_cli.methods.asd.method:AsdMethod"}
+
+
+def method_class(name: str) -> type[Detector]:
+    """Class of a method.
+
+    Raises:
+        InputError: there is no such method; the text lists those that are.
+    """
+    if name not in METHODS:
+        raise InputError(f"method {name!r}: not known; methods: {', '.join(sorted(METHODS))}")
+    module, _, attribute = METHODS[name].partition(":")
+    found: type[Detector] = getattr(importlib.import_module(module), attribute)
+    return found

@@ -1,0 +1,103 @@
+"""The options of each command, one frozen dataclass a command. The command line takes its defaults from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+RECIPES = ("quick", "paper")
+LOSSES = ("compact", "diverse", "feature-rich")
+LOSS_FORMS = ("published", "paper")
+SCORES = ("unit", "distance", "far")
+POLYGON_SUFFIXES = (".gpkg", ".geojson", ".fgb", ".parquet")
+DEFAULT_MODEL = "asd_model.safetensors"
+MODEL_VARIABLE = "ASD_MODEL"
+
+
+@dataclass(frozen=True)
+class TileOptions:
+    """How training tiles and their labels are read; shared by `train`, `fit-gaussian` and `evaluate`."""
+
+    tiles: tuple[str, ...] = ()
+    normal: tuple[str, ...] = ()
+    labels: str | None = None
+    label_field: str | None = None
+    ignore_label: tuple[str, ...] = ()
+    bands: tuple[int, ...] | None = None
+    nodata: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of `asd train`."""
+
+    tiles: TileOptions = field(default_factory=TileOptions)
+    output: Path = Path(DEFAULT_MODEL)
+    method: str = "asd"
+    recipe: Literal["quick", "paper"] = "quick"
+    steps: int | None = None
+    crop: int = 256
+    length: int = 5
+    scales: tuple[float, ...] = (0.5, 1.0, 2.0)
+    patch_size: int = 15
+    without: tuple[str, ...] = ()
+    loss_form: Literal["published", "paper"] = "published"
+    holdout: float = 0.2
+    false_alarm_rate: float = 0.001
+    seed: int = 0
+    device: str = "auto"
+    log: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class FitGaussianOptions:
+    """Options of `asd fit-gaussian`."""
+
+    tiles: TileOptions = field(default_factory=TileOptions)
+    model: Path | None = None
+    output: Path = Path(DEFAULT_MODEL)
+    update: bool = False
+    holdout: float = 0.2
+    false_alarm_rate: float | None = None
+    seed: int = 0
+    device: str = "auto"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Options of `asd predict`."""
+
+    scenes: tuple[str, ...] = ()
+    output: str = "anomaly.tif"
+    model: Path | None = None
+    score: Literal["unit", "distance", "far"] = "unit"
+    false_alarm_rate: float = 0.001
+    threshold: float | None = None
+    polygons: str | None = None
+    write_polygons: bool = True
+    min_area: float = 0.0
+    simplify: float = 0.0
+    connectivity: Literal[4, 8] = 8
+    bands: tuple[int, ...] | None = None
+    nodata: float | None = None
+    window: int = 1024
+    device: str = "auto"
+    overwrite: bool = False
+    command: str = "asd predict"
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of `asd evaluate`: a score raster with `labels`, or tiles with a `model`."""
+
+    tiles: TileOptions = field(default_factory=TileOptions)
+    model: Path | None = None
+    csv: Path | None = None
+    plots: Path | None = None
+    exact_limit: int = 4_000_000
+    device: str = "auto"
+    overwrite: bool = False

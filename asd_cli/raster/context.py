@@ -1,0 +1,37 @@
+"""Reading a window with the context that its scores need: halo, mirrored scene edges, filled holes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from asd_cli.raster.fill import fill_invalid, fill_margin
+from asd_cli.raster.scene import Chip
+from asd_cli.raster.windows import Window
+
+
+class ChipReader(Protocol):
+    """What can read chips: a scene or a tile."""
+
+    @property
+    def may_have_invalid(self) -> bool:
+        """False only when every pixel is certainly valid."""
+        ...
+
+    def read(self, window: Window) -> Chip:
+        """Pixels of a window that may reach over the edges."""
+        ...
+
+
+def read_with_halo(reader: ChipReader, window: Window, halo: int) -> Chip:
+    """Chip of the window grown by `halo` px on each side; invalid pixels near valid ones hold mirrored neighbours.
+
+    The fill of a pixel depends on pixels up to twice the halo away, so that much more is read: the result is the same however the scene
+    is cut into windows.
+    """
+    if not reader.may_have_invalid:
+        return reader.read(window.expand(halo))
+    margin = fill_margin(halo)
+    chip = reader.read(window.expand(halo + margin))
+    filled = fill_invalid(chip, halo)
+    height, width = (n - margin for n in filled.valid.shape)
+    return Chip(filled.pixels[:, margin:height, margin:width], filled.valid[margin:height, margin:width])

@@ -1,0 +1,286 @@
+"""Scene: a raster opened for reading chips, with the validity of every pixel; and how `asd` talks to GDAL."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.windows
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from asd_cli.errors import RasterError
+from asd_cli.raster.grid import Grid
+from asd_cli.raster.windows import Window, reflected_indices
+
+GDAL_CACHE_BYTES = 256 * 1024 * 1024
+_NODATA_RTOL = 1e-6  # files and tags often hold the same number at different precision
+
+
+@dataclass(frozen=True, eq=False)
+class Chip:
+    """Pixels `(C, H, W)` float32, 0 where invalid, with their validity `(H, W)` bool."""
+
+    pixels: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+
+
+@contextmanager
+def gdal_session() -> Iterator[None]:
+    """Work with GDAL: cache of a fixed size, this thread's GDAL log lines dropped (failures still raise)."""
+    thread = threading.get_ident()
+
+    def elsewhere(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    log = logging.getLogger("rasterio._env")
+    log.addFilter(elsewhere)
+    try:
+        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES):
+            yield
+    finally:
+        log.removeFilter(elsewhere)
+
+
+def open_raster(path: str | Path, mode: str = "r", **options: Any) -> Any:
+    """`rasterio.open` without the warning about rasters that have no georeference."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, mode, **options)
+
+
+def gdal_reason(error: BaseException) -> str:
+    """What GDAL said, in one line: the innermost cause of `error`."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(getattr(error, "errmsg", error)).split()).rstrip(".")
+
+
+def to_rasterio(window: Window) -> Any:
+    """The window in rasterio's own type."""
+    return rasterio.windows.Window(window.col, window.row, window.width, window.height)
+
+
+class Scene:
+    """A raster open for reading; used by one thread at a time, in a ``with`` block.
+
+    A pixel is valid if every selected band is: no nodata value, no NaN, no Inf (also none beyond float32),
+    not masked by a mask band or ``.msk`` file, and alpha above 0. An alpha band that is selected by its
+    number is data, no mask. Values are as stored: scale and offset tags are not applied.
+    """
+
+    def __init__(self, dataset: Any, path: str, bands: tuple[int, ...], nodata: float | None) -> None:
+        """Use `Scene.open`."""
+        self._dataset = dataset
+        self.path = path
+        self.grid = Grid.from_dataset(dataset)
+        self.bands = bands
+        self.band_count = len(bands)
+        self.band_names = tuple(dataset.descriptions[b - 1] or f"band {b}" for b in bands)
+        dtypes = [np.dtype(dataset.dtypes[b - 1]) for b in bands]
+        self.dtype = max(dtypes, key=lambda dtype: (dtype.kind == "f", dtype.itemsize)).name
+        alpha = [b for b in _alpha_bands(dataset) if b not in bands]
+        self._alpha = tuple(alpha)
+        unique = tuple(dict.fromkeys(bands))
+        values = {b: dataset.nodatavals[b - 1] if nodata is None else nodata for b in unique}
+        self._nodata = {b: _nodata_test(dataset.dtypes[b - 1], values[b]) for b in unique}
+        self._masks = _mask_bands(dataset, unique, overridden=nodata is not None)
+        certain = all(dtype.kind in "iu" for dtype in dtypes) and not any(self._nodata.values())
+        self.may_have_invalid = not certain or bool(self._alpha or self._masks)
+
+    @classmethod
+    def open(
+        cls, path: str | Path, *, bands: Sequence[int] | None = None, nodata: float | None = None
+    ) -> Scene:
+        """Open a raster; anything that GDAL reads, ``/vsizip/`` and the like included.
+
+        Args:
+            path: file or GDAL name.
+            bands: numbers from 1, in the order wanted, repeats allowed; None: all but alpha.
+            nodata: replaces the file's own nodata value in all bands.
+
+        Raises:
+            RasterError: missing, no raster, no bands, complex or colour-mapped, or no such band.
+        """
+        name = str(path)
+        with gdal_session():
+            dataset = _open_dataset(name)
+            try:
+                return cls(dataset, name, _select_bands(dataset, name, bands), nodata)
+            except BaseException:
+                dataset.close()
+                raise
+
+    def read(self, window: Window) -> Chip:
+        """Chip of a window; beyond the scene's edges pixels and validity are mirrored, the edge not repeated.
+
+        Raises:
+            RasterError: the file is damaged there.
+        """
+        rows = reflected_indices(window.row, window.row_stop, self.grid.height)
+        cols = reflected_indices(window.col, window.col_stop, self.grid.width)
+        top, left = int(rows.min()), int(cols.min())
+        box = Window(top, left, int(rows.max()) - top + 1, int(cols.max()) - left + 1)
+        try:
+            with gdal_session():
+                pixels, valid = self._read_box(box)
+        except RasterioError as error:
+            place = f"cols {box.col}-{box.col_stop - 1}, rows {box.row}-{box.row_stop - 1}"
+            raise RasterError(
+                f"{self.path}: {_name_bands(self.bands)} cannot be read at {place} ({gdal_reason(error)}); "
+                "the file looks damaged, get it again"
+            ) from error
+        if box != window:
+            pixels = pixels[:, (rows - top)[:, None], cols - left]
+            valid = valid[(rows - top)[:, None], cols - left]
+        return Chip(pixels, valid)
+
+    def _read_box(self, box: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Selected bands as float32, 0 where invalid, and validity of a window that lies inside the scene."""
+        raw = self._read_raw(box)
+        valid = np.ones(box.shape, dtype=np.bool_)
+        for band, is_nodata in self._nodata.items():
+            if is_nodata is not None:
+                valid &= ~is_nodata(raw[band])
+        for band in self._alpha:
+            valid &= raw[band] > 0
+        if self._masks:
+            masks = self._dataset.read_masks(list(self._masks), window=to_rasterio(box))
+            valid &= (masks > 0).all(axis=0)
+        pixels = np.empty((self.band_count, *box.shape), dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for index, band in enumerate(self.bands):
+                pixels[index] = raw[band]
+                if raw[band].dtype.kind == "f":
+                    valid &= np.isfinite(pixels[index])
+        np.copyto(pixels, 0.0, where=~valid)
+        return pixels, valid
+
+    def _read_raw(self, box: Window) -> dict[int, NDArray[Any]]:
+        """Arrays `(H, W)` in their own types by band number: selected bands and alpha, one read per type."""
+        groups: dict[str, list[int]] = {}
+        for band in (*self._nodata, *self._alpha):
+            groups.setdefault(self._dataset.dtypes[band - 1], []).append(band)
+        raw: dict[int, NDArray[Any]] = {}
+        for group in groups.values():
+            raw.update(zip(group, self._dataset.read(group, window=to_rasterio(box)), strict=True))
+        return raw
+
+    def close(self) -> None:
+        """Close the file."""
+        self._dataset.close()
+
+    def __enter__(self) -> Scene:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _open_dataset(name: str) -> Any:
+    """Open dataset with at least one band."""
+    try:
+        dataset = open_raster(name)
+    except (RasterioError, ValueError) as error:
+        reason = str(error)
+        if not name or "No such file" in reason or "does not exist" in reason:
+            raise RasterError(f"{name or '(empty name)'}: no such file; check the path") from error
+        reason = reason.replace(f"'{name}'", "").replace(name, "").strip(" :.")
+        raise RasterError(
+            f"{name}: cannot be opened as a raster ({reason}); see what gdalinfo says of it"
+        ) from error
+    if dataset.count:
+        return dataset
+    parts = list(dataset.subdatasets)
+    dataset.close()
+    if parts:
+        shown = ", ".join(parts[:3]) + (", ..." if len(parts) > 3 else "")
+        raise RasterError(f"{name}: holds {len(parts)} subdatasets; name one of them instead: {shown}")
+    raise RasterError(f"{name}: has no raster bands; give a raster with at least one band")
+
+
+def _select_bands(dataset: Any, name: str, bands: Sequence[int] | None) -> tuple[int, ...]:
+    """Band numbers to read, checked."""
+    if bands is None:
+        alpha = _alpha_bands(dataset)
+        selected = tuple(b for b in range(1, dataset.count + 1) if b not in alpha)
+        if not selected:
+            raise RasterError(f"{name}: has an alpha band only; select it by its number if it is data")
+    else:
+        selected = tuple(int(b) for b in bands)
+        if not selected:
+            raise RasterError(f"{name}: no band selected; choose from 1 to {dataset.count}")
+    for band in selected:
+        if not 1 <= band <= dataset.count:
+            has = "1 band" if dataset.count == 1 else f"{dataset.count} bands"
+            raise RasterError(f"{name}: no band {band}; the raster has {has}, numbered from 1")
+        if "complex" in dataset.dtypes[band - 1]:
+            raise RasterError(
+                f"{name}: band {band} holds complex numbers ({dataset.dtypes[band - 1]}); convert it to real "
+                "values first, such as amplitude"
+            )
+        if dataset.colorinterp[band - 1] == ColorInterp.palette:
+            raise RasterError(
+                f"{name}: band {band} is colour-mapped; expand it first: gdal_translate -expand rgb IN OUT"
+            )
+    return selected
+
+
+def _alpha_bands(dataset: Any) -> tuple[int, ...]:
+    """Numbers of the bands that the file calls alpha."""
+    return tuple(b for b, kind in enumerate(dataset.colorinterp, start=1) if kind == ColorInterp.alpha)
+
+
+def _mask_bands(dataset: Any, bands: Sequence[int], *, overridden: bool) -> tuple[int, ...]:
+    """Bands whose GDAL mask must be read besides nodata and alpha: one if all bands share it.
+
+    GDAL shows one kind of mask only (a stored one hides nodata, nodata hides alpha): the others are looked
+    up here.
+    """
+    own: list[int] = []
+    for band in bands:
+        flags = set(dataset.mask_flag_enums[band - 1])
+        if MaskFlags.all_valid in flags or MaskFlags.alpha in flags or flags == {MaskFlags.nodata}:
+            continue
+        if overridden and MaskFlags.nodata in flags:  # NODATA_VALUES of the file, one per band
+            continue
+        own.append(band)
+        if MaskFlags.per_dataset in flags:
+            return (band,)
+    return tuple(own)
+
+
+def _nodata_test(dtype: str, value: float | None) -> Callable[[NDArray[Any]], NDArray[np.bool_]] | None:
+    """Test for nodata in the band's own type; None if no pixel can equal it, or NaN (never valid)."""
+    if value is None or math.isnan(value):
+        return None
+    kind = np.dtype(dtype)
+    if kind.kind != "f":
+        limits = np.iinfo(kind)
+        if not float(value).is_integer() or not limits.min <= int(value) <= limits.max:
+            return None
+        exact = kind.type(int(value))
+        return lambda raw: np.asarray(raw == exact)
+    finite = np.finfo(kind)
+    reach = abs(value) * _NODATA_RTOL if math.isfinite(value) else 0.0
+    low = kind.type(min(max(value - reach, float(finite.min)), float(finite.max)))
+    high = kind.type(min(max(value + reach, float(finite.min)), float(finite.max)))
+    return lambda raw: np.asarray((raw >= low) & (raw <= high))
+
+
+def _name_bands(bands: Sequence[int]) -> str:
+    """`band 3` or `bands 1, 2, 3`."""
+    return f"band{'s' if len(bands) > 1 else ''} {', '.join(map(str, bands))}"

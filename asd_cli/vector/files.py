@@ -1,0 +1,94 @@
+"""Polygon files: GeoPackage, GeoJSON, FlatGeobuf and GeoParquet, byte-reproducible."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import geopandas as gpd
+import pyarrow
+import pyogrio
+
+from asd_cli.errors import OutputError
+
+LAYER = "anomalies"
+_DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf", ".parquet": "Parquet"}
+_CLOCK = "OGR_CURRENT_DATE"
+_FAILURES = (
+    OSError,
+    pyarrow.ArrowException,
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.DataLayerError,
+    pyogrio.errors.CRSError,
+    pyogrio.errors.FeatureError,
+    pyogrio.errors.FieldError,
+    pyogrio.errors.GeometryError,
+)
+_log = logging.getLogger(__name__)
+
+
+def check_polygon_suffix(path: Path) -> str:
+    """The lower-case suffix of a polygon file, to be called before any work.
+
+    Raises:
+        OutputError: it is none of .gpkg, .geojson, .fgb, .parquet.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in _DRIVERS:
+        raise OutputError(f"{path}: polygons cannot be written as '{path.suffix}'; use {', '.join(_DRIVERS)}")
+    return suffix
+
+
+def write_polygons(frame: gpd.GeoDataFrame, path: Path) -> None:
+    """Write a frame of MultiPolygons in the format of the suffix: .gpkg, .geojson, .fgb or .parquet.
+
+    The layer is called `anomalies`. GeoJSON is in EPSG:4326 (RFC 7946), cut at the antimeridian; being
+    without a schema, an empty one has no fields. FlatGeobuf stores features in the order of its spatial
+    index: sort by `id`. A frame without a CRS gives a file without one. Equal frames give equal bytes.
+
+    Raises:
+        OutputError: another suffix, or the file cannot be written.
+    """
+    suffix = check_polygon_suffix(path)
+    if suffix == ".geojson" and frame.crs is None:
+        _log.warning(
+            f"{path}: the scene has no CRS, but readers take GeoJSON for longitude and latitude; "
+            "these are pixel coordinates. Choose .gpkg to avoid this."
+        )
+    try:
+        if suffix == ".parquet":
+            frame.to_parquet(path, index=False)
+        else:
+            _write_with_gdal(frame, path, _DRIVERS[suffix])
+    except _FAILURES as error:
+        reason = " ".join(str(error).split())
+        raise OutputError(
+            f"{path}: the polygons cannot be written ({reason}); check the folder and the disk"
+        ) from error
+
+
+def _write_with_gdal(frame: gpd.GeoDataFrame, path: Path, driver: str) -> None:
+    options = {"COORDINATE_PRECISION": "9"} if driver == "GeoJSON" else {}
+    if driver == "GeoJSON" and frame.crs is not None:
+        options["RFC7946"] = (
+            "YES"  # GDAL then transforms to EPSG:4326, winds rings and cuts at the antimeridian
+        )
+    with _fixed_clock(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
+        pyogrio.write_dataframe(
+            frame, path, layer=LAYER, driver=driver, geometry_type="MultiPolygon", layer_options=options
+        )
+
+
+@contextmanager
+def _fixed_clock() -> Iterator[None]:
+    """GeoPackage notes the time of writing; a constant one makes equal contents equal bytes."""
+    before = pyogrio.get_gdal_config_option(_CLOCK)
+    pyogrio.set_gdal_config_options({_CLOCK: "2000-01-01T00:00:00.000Z"})
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options({_CLOCK: before})

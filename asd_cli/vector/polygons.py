@@ -1,0 +1,214 @@
+"""Polygons of the anomalous regions of a map that arrives window by window, never cut at its seams.
+
+A strip (one row of windows) is cut into runs of anomalous pixels (`runs`), runs are joined to components with
+what the strips above left open (`components`), and what closes becomes polygons (`outlines`) with attributes
+(`attributes`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import geopandas as gpd
+import numpy as np
+import pyproj
+import shapely
+from numpy.typing import NDArray
+
+from asd_cli.raster.grid import Grid
+from asd_cli.raster.windows import Window
+from asd_cli.vector.attributes import Floats, ellipsoidal_area, longitude_latitude
+from asd_cli.vector.components import Closed, OpenComponents
+from asd_cli.vector.outlines import build_polygons
+
+COLUMNS = (
+    "id",
+    "area_m2",
+    "score_max",
+    "score_mean",
+    "score_p95",
+    "pixels",
+    "lon",
+    "lat",
+    "touches_edge",
+    "geometry",
+)
+
+
+class PolygonStream:
+    """Connected components of anomalous pixels as MultiPolygons with attributes.
+
+    Windows come in row-major order: rows of windows of one height from top to bottom, each from left to
+    right, every pixel once. Memory: one row of windows (5 bytes a pixel), the corners of components that are
+    still open, and the finished polygons. A component larger than all memory for its corners cannot be drawn.
+
+    Args:
+        grid: grid of the scene. Polygons come in its map coordinates, or in pixels if it has no transform.
+        connectivity: 8 joins pixels that touch at a side or a corner, 4 those that touch at a side only. With
+            8 the parts that touch at corners only are the parts of one MultiPolygon, so that every geometry
+            is valid.
+        min_area: drop components smaller than this, in m2 (in pixels when the grid gives no area in m2).
+        simplify: tolerance in CRS units (0 = off), topology preserved. The attributes describe the pixels
+            themselves.
+        lower_is_anomalous: for false-alarm rates. `score_max` is then the most anomalous, thus the lowest
+            score, and `score_p95` the 5th percentile.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        connectivity: Literal[4, 8] = 8,
+        min_area: float = 0.0,
+        simplify: float = 0.0,
+        lower_is_anomalous: bool = False,
+    ) -> None:
+        if connectivity not in (4, 8):
+            raise ValueError(f"connectivity is 4 or 8, not {connectivity}")
+        if not (min_area >= 0 and simplify >= 0):
+            raise ValueError(f"min_area and simplify are at least 0, not {min_area} and {simplify}")
+        self._grid = grid
+        # With an identity transform the coordinates are pixels, whatever CRS the file names.
+        located = grid.crs is not None and not grid.transform.is_identity
+        self._crs = pyproj.CRS.from_user_input(grid.crs) if located else None
+        self._geographic = self._crs is not None and self._crs.is_geographic
+        self._pixel_area = None if self._geographic else grid.pixel_area_m2
+        self._min_area = min_area
+        self._simplify = simplify
+        self._lower = lower_is_anomalous
+        # The size in pixels is known early, except where it varies with latitude.
+        min_pixels = 0.0 if self._geographic else min_area / (self._pixel_area or 1.0)
+        self._open = OpenComponents(
+            grid.shape,
+            connectivity=connectivity,
+            min_pixels=min_pixels * (1 - 1e-9),  # not to lose to rounding a component of just that area
+            lower_is_anomalous=lower_is_anomalous,
+        )
+        self._row, self._column = 0, 0
+        self._sheet = np.zeros((1, grid.width + 2), np.bool_)
+        self._scores = np.zeros((0, grid.width), np.float32)
+        self._finished: list[tuple[Closed, NDArray[np.object_]]] = []
+
+    def add(self, window: Window, anomalous: NDArray[np.bool_], score: NDArray[np.float32]) -> None:
+        """Take the next window.
+
+        Args:
+            window: its place in the scene.
+            anomalous: (h, w) bool, false where invalid.
+            score: (h, w) float32, >= 0 where anomalous; anything elsewhere.
+
+        Raises:
+            ValueError: the window is not the next one, or an anomalous pixel has a negative score or none.
+        """
+        if self._column == 0:
+            self._start_strip(window.height)
+        height = len(self._scores)
+        if (window.row, window.col, window.height) != (self._row, self._column, height):
+            raise ValueError(
+                f"{window} does not follow: expected row {self._row}, column {self._column}, height {height}"
+            )
+        if not (anomalous.shape == score.shape == window.shape and window.col_stop <= self._grid.width):
+            raise ValueError(f"{window} does not fit {anomalous.shape}, {score.shape} and the scene")
+        self._sheet[1:, window.col + 1 : window.col_stop + 1] = anomalous
+        self._scores[:, window.col : window.col_stop] = score
+        self._column = window.col_stop
+        if self._column == self._grid.width:
+            self._end_strip()
+            self._row, self._column = self._row + height, 0
+
+    def finish(self) -> gpd.GeoDataFrame:
+        """The polygons, in the order of their first pixels (row-major); call it once, after the last window.
+
+        Columns: `id` (1 .. N), `area_m2` (null without a CRS; on the ellipsoid in a geographic CRS),
+        `score_max`, `score_mean` (exact), `score_p95` (nearest rank, within 0.05 %), `pixels`, `lon`, `lat`
+        (centroid in EPSG:4326; null without a CRS), `touches_edge` (of the scene), `geometry` (MultiPolygon).
+
+        Raises:
+            ValueError: windows are missing.
+        """
+        if (self._row, self._column) != (self._grid.height, 0):
+            raise ValueError(f"windows are missing from row {self._row}, column {self._column} on")
+        self._start_strip(1)  # an empty row below the scene closes what is open
+        self._end_strip()
+        return self._frame()
+
+    def _start_strip(self, height: int) -> None:
+        if self._row + height > self._grid.height + 1:
+            raise ValueError(f"rows {self._row} to {self._row + height} reach below the scene")
+        last = self._sheet[-1].copy()
+        if len(self._scores) != height:
+            self._sheet = np.zeros((height + 1, self._grid.width + 2), np.bool_)
+            self._scores = np.empty((height, self._grid.width), np.float32)
+        self._sheet[0] = last
+        if self._row == self._grid.height:
+            self._sheet[1:] = False
+
+    def _end_strip(self) -> None:
+        values = self._scores[self._sheet[1:, 1:-1]]
+        if not np.all(values >= 0):
+            raise ValueError(
+                f"an anomalous pixel in the strip at row {self._row} has a negative score or none"
+            )
+        values = np.minimum(values, np.finfo(np.float32).max)
+        closed = self._open.advance(self._sheet, values, self._row)
+        if closed is not None:
+            polygons = build_polygons(closed.corners, self._grid.shape, self._grid.transform)
+            self._finished.append((closed, polygons))
+
+    def _frame(self) -> gpd.GeoDataFrame:
+        empty = np.zeros(0)
+        parts = [part for part, _ in self._finished]
+        polygons = np.concatenate([empty.astype(np.object_), *(shapes for _, shapes in self._finished)])
+        pixels = np.concatenate([empty.astype(np.int64), *(part.facts.pixels for part in parts)])
+        area, lon, lat = self._places(polygons, pixels)
+        sizes = [len(part.facts.pixels) for part in parts]
+        columns = {
+            "area_m2": area,
+            "score_max": np.concatenate([empty, *(part.facts.best for part in parts)]),
+            "score_mean": np.concatenate(
+                [empty, *(part.histograms.mean(size) for part, size in zip(parts, sizes, strict=True))]
+            ),
+            "score_p95": np.concatenate([empty, *(self._percentile(part) for part in parts)]),
+            "pixels": pixels,
+            "lon": lon,
+            "lat": lat,
+            "touches_edge": np.concatenate([empty.astype(np.bool_), *(part.facts.edge for part in parts)]),
+        }
+        first = np.concatenate([empty.astype(np.int64), *(part.facts.first for part in parts)])
+        order = np.argsort(first)
+        if self._geographic:
+            order = order[area[order] >= self._min_area]
+        data = {"id": np.arange(1, len(order) + 1)} | {
+            name: values[order] for name, values in columns.items()
+        }
+        geometry = simplified(polygons[order], self._simplify)
+        return gpd.GeoDataFrame(data, geometry=geometry, crs=self._crs)
+
+    def _percentile(self, part: Closed) -> Floats:
+        return part.histograms.percentile_95(len(part.facts.pixels), lower_is_anomalous=self._lower)
+
+    def _places(
+        self, polygons: NDArray[np.object_], pixels: NDArray[np.int64]
+    ) -> tuple[Floats, Floats, Floats]:
+        """Areas in m2, longitudes and latitudes; NaN where the grid does not tell."""
+        unknown = np.full(len(polygons), np.nan)
+        if self._crs is None or len(polygons) == 0:
+            return unknown, unknown, unknown
+        area: Floats = unknown
+        if self._geographic:
+            area = ellipsoidal_area(polygons, self._crs)
+        elif self._pixel_area is not None:
+            area = pixels.astype(np.float64) * self._pixel_area
+        return area, *longitude_latitude(polygons, self._crs)
+
+
+def simplified(polygons: NDArray[np.object_], tolerance: float) -> NDArray[np.object_]:
+    """MultiPolygons with fewer vertices, at most `tolerance` off; what would turn invalid stays as it is."""
+    if tolerance == 0 or len(polygons) == 0:
+        return polygons
+    fewer = shapely.simplify(polygons, tolerance, preserve_topology=True)
+    single = np.flatnonzero(shapely.get_type_id(fewer) == shapely.GeometryType.POLYGON)
+    fewer[single] = shapely.multipolygons(fewer[single], indices=np.arange(len(single)))
+    usable = shapely.is_valid(fewer) & ~shapely.is_empty(fewer)
+    usable &= shapely.get_type_id(fewer) == shapely.GeometryType.MULTIPOLYGON
+    return np.where(usable, fewer, polygons)

@@ -1,0 +1,1 @@
+"""One function per command: options in, report out. The only place where rasters meet torch."""

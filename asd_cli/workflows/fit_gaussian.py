@@ -1,0 +1,133 @@
+"""`asd fit-gaussian`: a model's Gaussian and calibration, fitted anew or added to, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asd_cli.data.pieces import Survey, survey_tiles
+from asd_cli.data.tiles import TileSet
+from asd_cli.errors import InputError
+from asd_cli.methods.base import DescriptorDetector
+from asd_cli.model_file import model_header
+from asd_cli.nn.devices import resolve_device
+from asd_cli.options import FitGaussianOptions
+from asd_cli.staging import check_target
+from asd_cli.workflows.fitting import (
+    HeldOutFigures,
+    calibrate,
+    fit_normal,
+    merged,
+    suspicious_tiles,
+    tile_moments,
+)
+from asd_cli.workflows.models import Model, load_model
+from asd_cli.workflows.tilesets import open_tiles_for, tile_facts, warn_of_suspicious
+
+_CROP = 1024
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What the fit came to."""
+
+    model: Path
+    sha256: str
+    tiles: int
+    skipped: tuple[str, ...]
+    held_out_tiles: int
+    fitted_pixels: int
+    all_pixels: int
+    shrinkage: float
+    condition: float
+    suspicious: dict[str, float]
+    held_out: HeldOutFigures
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        return "\n".join(
+            [
+                f"{self.tiles} tiles with {self.fitted_pixels} normal pixels fitted ({self.all_pixels} in the model), "
+                f"{self.held_out_tiles} tile(s) held out, {len(self.skipped)} skipped (no normal pixel)",
+                f"Ledoit-Wolf shrinkage {self.shrinkage:.3g}, condition of the covariance {self.condition:.3g}",
+                self.held_out.summary(),
+            ]
+        )
+
+
+def fit_gaussian(
+    options: FitGaussianOptions, *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> FitReport:
+    """Fit on the normal pixels of the tiles and write a new model file. `progress` gets pieces done and in all.
+
+    With `update` the old moments are merged in, which equals fitting both sets of tiles at once; the calibration comes from the new
+    held-out pixels.
+
+    Raises:
+        AsdError: model, tiles, labels or the target cannot be used.
+    """
+    check_target(options.output, overwrite=options.overwrite)
+    model, detector = _load(options)
+    device = resolve_device(options.device)
+    tiles = open_tiles_for(model, options.tiles)
+    survey = survey_tiles(tiles, crop=_CROP, halo=detector.halo, holdout=options.holdout, seed=options.seed)
+    advance = _Counter(progress, len(survey.training) + len(survey.held_out))
+    parts = tile_moments(detector, tiles, survey.training, device, advance)
+    fitted = merged(list(parts.values()), detector.length)
+    old = model.moments if options.update else None
+    moments = fitted if old is None else old.merge(fitted)
+    gaussian = fit_normal(detector, moments)
+    suspicious = suspicious_tiles(parts, old)
+    warn_of_suspicious(suspicious, tiles)
+    calibration, figures = calibrate(
+        detector, tiles, survey.held_out, device,
+        rate=options.false_alarm_rate or model.calibration.false_alarm_rate, seed=options.seed, advance=advance,
+    )  # fmt: skip
+    header = _header(model, options, tiles, survey, figures)
+    new = Model(header, detector.cpu(), calibration, moments, options.output)
+    sha256 = new.write(overwrite=options.overwrite)
+    return FitReport(
+        model=options.output, sha256=sha256, tiles=survey.training_tiles, skipped=survey.skipped,
+        held_out_tiles=survey.held_out_tiles, fitted_pixels=fitted.count, all_pixels=moments.count,
+        shrinkage=gaussian.shrinkage, condition=gaussian.condition,
+        suspicious={tiles.sources[i].path: ratio for i, ratio in suspicious.items()}, held_out=figures,
+    )  # fmt: skip
+
+
+def _load(options: FitGaussianOptions) -> tuple[Model, DescriptorDetector]:
+    if options.model is None:
+        raise InputError("no model given")
+    model = load_model(options.model)
+    if not isinstance(model.detector, DescriptorDetector):
+        raise InputError(f"{options.model}: the method {model.detector.name} has no Gaussian to fit")
+    if options.update and model.moments is None:
+        raise InputError(f"{options.model}: has no moments to update; fit without --update")
+    return model, model.detector
+
+
+def _header(
+    model: Model, options: FitGaussianOptions, tiles: TileSet, survey: Survey, figures: HeldOutFigures
+) -> dict[str, Any]:
+    """The old header with what the new tiles change."""
+    facts = tile_facts(tiles, options.tiles)
+    normal = facts["normal"]
+    if options.update:
+        normal = list(dict.fromkeys([*model.header["normal"], *normal]))
+    refit = {
+        "of_model": model.sha256, "update": options.update, "seed": options.seed, "holdout": options.holdout,
+        "tiles": survey.training_tiles, "held_out_tiles": survey.held_out_tiles, "normal_pixels": survey.sample.count,
+    }  # fmt: skip
+    size = model.header.get("pixel_size_m") if options.update else facts["pixel_size_m"]
+    changed = {"normal": normal, "pixel_size_m": size, "refit": refit, "held_out": figures.as_json()}
+    return model_header(**{**model.header, **changed})
+
+
+class _Counter:
+    def __init__(self, progress: Callable[[int, int], None], total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        self._progress(self._done, self._total)

@@ -1,0 +1,217 @@
+"""Fitting what follows training: the normal Gaussian, and the calibration from held-out normal pixels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from asd_cli.data.pieces import Piece, PieceData, read_piece
+from asd_cli.data.tiles import LabelledTile, TileSet
+from asd_cli.density.calibration import Calibration
+from asd_cli.density.gaussian import Gaussian, fit_ledoit_wolf
+from asd_cli.density.moments import Moments
+from asd_cli.density.sample import PixelSample
+from asd_cli.errors import TrainingError
+from asd_cli.methods.base import DescriptorDetector, Detector
+from asd_cli.metrics.histogram import ScoreCollector
+from asd_cli.metrics.roc import auc
+from asd_cli.raster.windows import Window
+from asd_cli.workflows.mapping import BLOCK, BlockMapper
+from asd_cli.vector.labels import IGNORED
+from asd_cli.workflows.models import prepared
+
+_log = logging.getLogger(__name__)
+_PIXELS_PER_VALUE = 50  # fewer pixels than this for each entry of the covariance and the fit is shaky
+_CONTAMINATED = 4.0  # mean squared distance of a tile under the others, in units of what normal pixels have
+_KEPT = 1_000_000
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class HeldOutFigures:
+    """How the model does on held-out normal pixels.
+
+    median, threshold: distances. false_alarm_check: share of one half of the held-out pieces above the threshold that the other
+    half gives, None with a single piece. auc: against other classes in the held-out tiles, None without any.
+    """
+
+    pixels: int
+    median: float
+    threshold: float
+    false_alarm_rate: float
+    false_alarm_check: float | None
+    auc: float | None
+
+    def as_json(self) -> dict[str, float | int | None]:
+        """All fields by name."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """One line for people."""
+        text = (
+            f"held-out normal pixels: {self.pixels}, median distance {self.median:.3g}, threshold {self.threshold:.3g}"
+        )
+        if self.false_alarm_check is not None:
+            text += f", false alarms {self.false_alarm_check:.2g} for {self.false_alarm_rate:.2g} asked (cross-checked)"
+        return text if self.auc is None else f"{text}, AUC against other classes {self.auc:.3f}"
+
+
+def mapped_pieces(
+    mapper: BlockMapper, tiles: TileSet, pieces: Sequence[Piece], advance: Advance
+) -> Iterator[tuple[Piece, PieceData, NDArray[np.float32]]]:
+    """Each piece with its data and its map (channels, h, w), tile by tile."""
+    for index, group in groupby(pieces, key=lambda piece: piece.tile):
+        with tiles.open(index) as tile:
+            for piece in group:
+                yield piece, *map_window(mapper, tiles, tile, piece.window)
+                advance(1)
+
+
+def map_window(
+    mapper: BlockMapper, tiles: TileSet, tile: LabelledTile, window: Window
+) -> tuple[PieceData, NDArray[np.float32]]:
+    """Data and map (channels, h, w) of one window of an open tile; the map is NaN where the tile is invalid."""
+    halo = mapper.halo
+    data = read_piece(tiles, tile, window, halo, block=BLOCK)
+    values = mapper(data.chip)[:, : window.height, : window.width]
+    values[:, ~data.chip.valid[halo : halo + window.height, halo : halo + window.width]] = np.nan
+    return data, values
+
+
+def tile_moments(
+    detector: DescriptorDetector,
+    tiles: TileSet,
+    pieces: Sequence[Piece],
+    device: torch.device,
+    advance: Advance,
+) -> dict[int, Moments]:
+    """Moments of the descriptors of normal pixels, tile by tile; one pass."""
+    detector = prepared(detector, device)  # type: ignore[assignment]
+    mapper = BlockMapper(detector.descriptors, detector.halo, device, channels=detector.length)
+    found: dict[int, Moments] = {}
+    for piece, data, values in mapped_pieces(mapper, tiles, pieces, advance):
+        moments = Moments.of(values[:, data.normal].T)
+        found[piece.tile] = found[piece.tile].merge(moments) if piece.tile in found else moments
+    return found
+
+
+def merged(parts: Sequence[Moments], length: int) -> Moments:
+    """Moments of all parts together."""
+    total = Moments.empty(length)
+    for part in parts:
+        total = total.merge(part)
+    return total
+
+
+def fit_normal(detector: DescriptorDetector, moments: Moments) -> Gaussian:
+    """Fit the Gaussian (Ledoit-Wolf) and hand it to the detector; warn, with numbers, of what makes it shaky.
+
+    Raises:
+        TrainingError: there are fewer than two pixels.
+    """
+    length = detector.length
+    if moments.count < 2:
+        raise TrainingError(f"{moments.count} normal pixel(s) to fit the Gaussian on; at least 2 are needed")
+    gaussian = fit_ledoit_wolf(moments)
+    wanted = _PIXELS_PER_VALUE * length * (length + 1) // 2
+    if moments.count < wanted:
+        _log.warning(
+            "the Gaussian of %d numbers rests on %d pixels only; %d or more are advisable",
+            length,
+            moments.count,
+            wanted,
+        )
+    rank = int(np.linalg.matrix_rank(moments.covariance, hermitian=True))
+    if rank < length:
+        _log.warning(
+            "the covariance of the descriptors has rank %d of %d; shrinkage %.3g makes up for it",
+            rank,
+            length,
+            gaussian.shrinkage,
+        )
+    detector.set_gaussian(gaussian)
+    return gaussian
+
+
+def suspicious_tiles(parts: dict[int, Moments], known: Moments | None = None) -> dict[int, float]:
+    """Tiles whose pixels look anomalous under all others (and `known` moments).
+
+    Returns:
+        The mean squared distance of their pixels, in units of the L that normal pixels have, where it is above 4 and above three times
+        the median of all tiles.
+    """
+    indexes = list(parts)
+    if len(indexes) + (known is not None) < 2:
+        return {}
+    length = len(parts[indexes[0]].mean)
+    before, behind = [known or Moments.empty(length)], [Moments.empty(length)]
+    for index in indexes:
+        before.append(before[-1].merge(parts[index]))
+    for index in reversed(indexes):
+        behind.append(behind[-1].merge(parts[index]))
+    behind.reverse()
+    ratios: dict[int, float] = {}
+    for place, index in enumerate(indexes):
+        rest = before[place].merge(behind[place + 1])
+        if rest.count > length:
+            ratios[index] = _mean_square(fit_ledoit_wolf(rest), parts[index]) / length
+    limit = max(_CONTAMINATED, 3.0 * float(np.median(list(ratios.values())))) if len(ratios) > 2 else _CONTAMINATED
+    return {index: ratio for index, ratio in ratios.items() if ratio > limit}
+
+
+def _mean_square(gaussian: Gaussian, part: Moments) -> float:
+    shift = gaussian.whitening @ (part.mean - gaussian.mean)
+    spread = gaussian.whitening @ part.covariance @ gaussian.whitening.T
+    return float(shift @ shift + np.trace(spread))
+
+
+def calibrate(
+    detector: Detector,
+    tiles: TileSet,
+    pieces: Sequence[Piece],
+    device: torch.device,
+    *,
+    rate: float,
+    seed: int,
+    advance: Advance,
+) -> tuple[Calibration, HeldOutFigures]:
+    """Distances of held-out normal pixels -> calibration, and how good it looks.
+
+    At most two million distances are kept, a uniform sample where there are more.
+    """
+    mapper = BlockMapper(prepared(detector, device).distances, detector.halo, device)
+    halves = [PixelSample(_KEPT, 1, seed), PixelSample(_KEPT, 1, seed)]
+    collector = ScoreCollector()
+    for place, (piece, data, values) in enumerate(mapped_pieces(mapper, tiles, pieces, advance)):
+        distances = values[0]
+        halves[place % 2].add(distances[data.normal][:, None], (piece.tile, piece.window.row, piece.window.col))
+        collector.add(distances[data.normal], np.zeros(np.count_nonzero(data.normal), np.uint8))
+        other = ~np.isnan(distances) & (tiles.anomalous_class(data.codes) != IGNORED)
+        collector.add(distances[other], np.ones(np.count_nonzero(other), np.uint8))
+    kept = [half.rows[:, 0] for half in halves]
+    distances = np.concatenate(kept)
+    calibration = Calibration.fit(distances, rate)
+    curve = collector.curve()
+    figures = HeldOutFigures(
+        pixels=sum(half.count for half in halves),
+        median=float(np.median(distances)),
+        threshold=calibration.threshold,
+        false_alarm_rate=rate,
+        false_alarm_check=_cross_check(kept, rate),
+        auc=auc(curve) if curve.has_both_classes else None,
+    )
+    return calibration, figures
+
+
+def _cross_check(halves: Sequence[NDArray[np.float32]], rate: float) -> float | None:
+    if min(len(half) for half in halves) < 100:
+        return None
+    thresholds = [Calibration.fit(half, rate).threshold for half in halves]
+    above = [np.mean(halves[1] >= thresholds[0]), np.mean(halves[0] >= thresholds[1])]
+    return float(np.mean(above))

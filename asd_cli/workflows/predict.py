@@ -1,0 +1,309 @@
+"""`asd predict`: scenes in, score rasters and polygons out."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from asd_cli import __version__
+from asd_cli.errors import InputError
+from asd_cli.nn.devices import resolve_device
+from asd_cli.options import POLYGON_SUFFIXES, PredictOptions
+from asd_cli.raster.scene import Scene
+from asd_cli.raster.windows import Window, round_up, write_windows
+from asd_cli.raster.writer import BLOCK, MapWriter
+from asd_cli.staging import StagedFiles, check_target
+from asd_cli.vector.files import check_polygon_suffix, write_polygons
+from asd_cli.vector.polygons import PolygonStream
+from asd_cli.workflows.mapping import BlockMapper, map_scene
+from asd_cli.workflows.models import Model, load_model
+from asd_cli.workflows.scores import ScoreScale
+
+_log = logging.getLogger(__name__)
+_PIXEL_SIZE_RATIO = 1.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scene and the files that it becomes."""
+
+    scene: str
+    raster: Path
+    polygons: Path | None
+
+
+@dataclass(frozen=True)
+class PredictReport:
+    """What became of one scene; `anomalous_share` is of its valid pixels, `threshold` in units of the score."""
+
+    scene: str
+    raster: Path
+    polygons: Path | None
+    width: int
+    height: int
+    valid_pixels: int
+    anomalous_pixels: int
+    polygon_count: int | None
+    score: str
+    threshold: float
+    seconds: float
+
+    @property
+    def anomalous_share(self) -> float:
+        """Anomalous pixels per valid pixel."""
+        return self.anomalous_pixels / max(self.valid_pixels, 1)
+
+    def summary(self) -> str:
+        """One line for people."""
+        found = "" if self.polygon_count is None else f", {self.polygon_count} polygons"
+        return (
+            f"{self.scene}: {self.width} x {self.height} px, {self.anomalous_share:.3%} of {self.valid_pixels} valid pixels "
+            f"anomalous{found}, {self.seconds:.1f} s"
+        )
+
+    def paths(self) -> list[Path]:
+        """The files written."""
+        return [self.raster] if self.polygons is None else [self.raster, self.polygons]
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields, JSON-ready."""
+        return {**asdict(self), "anomalous_share": self.anomalous_share}
+
+
+def predict(
+    options: PredictOptions, *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[PredictReport]:
+    """Map every scene. `progress` gets pixels done and in all.
+
+    Every input and target is checked before the first pixel is computed. Memory depends on the window, never on the scene.
+
+    Raises:
+        AsdError: a scene, the model or a target cannot be used.
+    """
+    jobs = plan(options)
+    model = load_model(_required(options.model))
+    scale = ScoreScale.build(
+        options.score, model.calibration, rate=options.false_alarm_rate, threshold=options.threshold
+    )
+    mapper = model.mapper(resolve_device(options.device))
+    total = 0
+    for job in jobs:
+        with open_scene(job.scene, model, options.bands, options.nodata) as scene:
+            total += scene.grid.width * scene.grid.height
+            _advise(scene, model)
+    reports: list[PredictReport] = []
+    done = 0
+
+    def advance(pixels: int) -> None:
+        nonlocal done
+        done += pixels
+        progress(done, total)
+
+    for job in jobs:
+        reports.append(_map_one(job, model, mapper, scale, options, advance))
+    return reports
+
+
+def _required(model: Path | None) -> Path:
+    if model is None:
+        raise InputError("no model given")
+    return model
+
+
+def plan(options: PredictOptions) -> list[Job]:
+    """Scenes with their targets, every target checked.
+
+    Raises:
+        InputError: no scene matches, or two scenes would be written to the same file.
+        OutputError: a target cannot be written.
+    """
+    scenes = list(_scenes(options.scenes))
+    output = Path(options.output)
+    folder = output.is_dir() or options.output.endswith("/") or len(scenes) > 1
+    if len(scenes) > 1 and not output.is_dir():
+        raise InputError(
+            f"-o {options.output}: {len(scenes)} scenes need an existing folder; create it first (mkdir -p)"
+        )
+    jobs = []
+    for scene in scenes:
+        raster = output / f"{Path(scene).stem}_anomaly.tif" if folder else output
+        jobs.append(Job(scene, raster, _polygon_target(options, raster, several=len(scenes) > 1)))
+    _check_targets(jobs, overwrite=options.overwrite)
+    return jobs
+
+
+def _scenes(given: tuple[str, ...]) -> Iterator[str]:
+    for text in given:
+        if text.startswith("@"):
+            yield from _scenes(_listed(Path(text[1:])))
+        elif not text.startswith("/vsi") and not Path(text).exists() and glob.has_magic(text):
+            found = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - absolute patterns too
+            if not found:
+                raise InputError(f"{text}: matches no file")
+            yield from found
+        else:
+            yield text
+
+
+def _listed(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"@{path}: cannot be read as a list of scenes, one path a line") from error
+    names = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    if not names:
+        raise InputError(f"@{path}: the list holds no scene")
+    return names
+
+
+def _polygon_target(options: PredictOptions, raster: Path, *, several: bool) -> Path | None:
+    if not options.write_polygons:
+        return None
+    given = options.polygons
+    if given is None:
+        return raster.with_suffix(".gpkg")
+    if given in POLYGON_SUFFIXES:
+        return raster.with_suffix(given)
+    if several:
+        raise InputError(f"--polygons {given}: for several scenes give a suffix only, such as .geojson")
+    check_polygon_suffix(Path(given))
+    return Path(given)
+
+
+def _check_targets(jobs: list[Job], *, overwrite: bool) -> None:
+    seen: dict[Path, str] = {}
+    for job in jobs:
+        for target in (job.raster, job.polygons):
+            if target is None:
+                continue
+            check_target(target, overwrite=overwrite)
+            if target in seen:
+                raise InputError(
+                    f"{target}: would be written for both {seen[target]} and {job.scene}; run them separately"
+                )
+            seen[target] = job.scene
+            if target.exists() and Path(job.scene).exists() and target.samefile(job.scene):
+                raise InputError(f"{target}: is the scene itself; choose another output name")
+
+
+def open_scene(path: str, model: Model, bands: tuple[int, ...] | None, nodata: float | None) -> Scene:
+    """A scene with the bands that the model needs.
+
+    Without `bands` they are all of the scene's if the count fits, else those of the training tiles if the scene has as many bands as these had.
+
+    Raises:
+        RasterError: the scene cannot be read or its bands do not fit the model.
+    """
+    scene = Scene.open(path, bands=bands, nodata=nodata)
+    wanted = model.detector.bands
+    if scene.band_count == wanted:
+        return scene
+    found = scene.band_count
+    scene.close()
+    if bands is None and found == model.header["bands"].get("of", -1):
+        return Scene.open(path, bands=model.band_indexes, nodata=nodata)
+    raise model.band_error(path, found)
+
+
+def _advise(scene: Scene, model: Model) -> None:
+    if scene.grid.crs is None and scene.grid.gcps is None:
+        _log.warning("%s: has no CRS; the map is written on plain pixel coordinates", scene.path)
+    mine, theirs = scene.grid.pixel_size_m, model.pixel_size_m
+    if mine is None or theirs is None:
+        return
+    ratio = max(mine / theirs, theirs / mine)
+    if ratio > _PIXEL_SIZE_RATIO:
+        _log.warning(
+            "%s: pixels of %.3g m, but the model was trained at %.3g m; resample the scene first "
+            "(gdalwarp -tr, %.3g times its pixel size) or train at its size",
+            scene.path, mine, theirs, theirs / mine,
+        )  # fmt: skip
+
+
+class _Sink:
+    """Takes windows of distances: writes scores, feeds the polygons, counts."""
+
+    def __init__(self, scale: ScoreScale, writer: MapWriter, polygons: PolygonStream | None) -> None:
+        self._scale, self._writer, self._polygons = scale, writer, polygons
+        self.valid = self.anomalous = 0
+
+    def __call__(self, window: Window, distances: NDArray[np.float32]) -> None:
+        scores = self._scale.scores(distances)
+        self._writer.write(window, scores)
+        with np.errstate(invalid="ignore"):
+            anomalous = distances[0] >= self._scale.distance_threshold
+        self.valid += int(np.count_nonzero(~np.isnan(distances[0])))
+        self.anomalous += int(np.count_nonzero(anomalous))
+        if self._polygons is not None:
+            self._polygons.add(window, anomalous, scores[0])
+
+
+def _map_one(
+    job: Job,
+    model: Model,
+    mapper: BlockMapper,
+    scale: ScoreScale,
+    options: PredictOptions,
+    advance: Callable[[int], None],
+) -> PredictReport:
+    start = time.monotonic()
+    with ExitStack() as stack:
+        staged = stack.enter_context(StagedFiles(overwrite=options.overwrite))
+        scene = stack.enter_context(open_scene(job.scene, model, options.bands, options.nodata))
+        grid = scene.grid
+        raster = staged.stage(job.raster)
+        writer = stack.enter_context(
+            MapWriter(raster, grid, [scale.band], _tags(model, scale, job, options), target=job.raster)
+        )
+        stream = None
+        if job.polygons is not None:
+            stream = PolygonStream(
+                grid,
+                connectivity=options.connectivity,
+                min_area=options.min_area,
+                simplify=options.simplify,
+                lower_is_anomalous=scale.lower_is_anomalous,
+            )
+        sink = _Sink(scale, writer, stream)
+        windows = write_windows(grid.height, grid.width, round_up(options.window, BLOCK))
+        map_scene(scene, mapper, windows, sink, progress=advance)
+        writer.finish()
+        count = None
+        if stream is not None and job.polygons is not None:
+            frame = stream.finish()
+            write_polygons(frame, staged.stage(job.polygons))
+            count = len(frame)
+        staged.commit()
+    return PredictReport(
+        scene=job.scene, raster=job.raster, polygons=job.polygons, width=grid.width, height=grid.height,
+        valid_pixels=sink.valid, anomalous_pixels=sink.anomalous, polygon_count=count,
+        score=options.score, threshold=scale.threshold, seconds=time.monotonic() - start,
+    )  # fmt: skip
+
+
+def _tags(model: Model, scale: ScoreScale, job: Job, options: PredictOptions) -> dict[str, str]:
+    rate = float(scale.calibration.rate(np.array([scale.distance_threshold]))[0])
+    return {
+        "TIFFTAG_SOFTWARE": f"asd {__version__}",
+        "ASD_VERSION": __version__,
+        "ASD_TORCH_VERSION": torch.__version__,
+        "ASD_SCENE": Path(job.scene).name,
+        "ASD_MODEL": model.path.name,
+        "ASD_MODEL_SHA256": model.sha256,
+        "ASD_METHOD": model.detector.name,
+        "ASD_NORMAL": ",".join(model.header["normal"]),
+        "ASD_SCORE": scale.kind,
+        "ASD_THRESHOLD": repr(scale.threshold),
+        "ASD_FALSE_ALARM_RATE": f"{rate:.6g}",
+        "ASD_COMMAND": options.command,
+    }

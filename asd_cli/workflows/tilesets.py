@@ -1,0 +1,109 @@
+"""Opening the tiles that a command was given, and what a model file says of them."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from asd_cli.data.classes import scan_classes
+from asd_cli.data.discovery import discover_tiles
+from asd_cli.data.tiles import TileSet
+from asd_cli.errors import RasterError
+from asd_cli.options import TileOptions
+from asd_cli.raster.scene import Scene
+from asd_cli.workflows.models import Model
+
+_log = logging.getLogger(__name__)
+_PIXEL_SIZE_RATIO = 1.5
+
+
+def open_tiles(options: TileOptions) -> TileSet:
+    """The tiles that the options name, with their labels and classes.
+
+    Raises:
+        RasterError, LabelError: tiles or labels cannot be used.
+    """
+    sources = discover_tiles(
+        options.tiles, labels=options.labels, label_field=options.label_field, normal=options.normal
+    )
+    return TileSet(
+        sources,
+        scan_classes(sources),
+        normal=options.normal,
+        ignore=options.ignore_label,
+        bands=options.bands,
+        nodata=options.nodata,
+    )
+
+
+def open_tiles_for(model: Model, options: TileOptions) -> TileSet:
+    """As `open_tiles`, with the bands that a model needs.
+
+    Raises:
+        RasterError, LabelError: tiles or labels cannot be used, or the bands do not fit.
+    """
+    tiles = open_tiles(options)
+    if tiles.band_count == model.detector.bands:
+        return tiles
+    if options.bands is None and tiles.band_count == model.header["bands"].get("of"):
+        return open_tiles(replace(options, bands=model.band_indexes))
+    raise model.band_error(tiles.sources[0].path, tiles.band_count)
+
+
+def normal_names(tiles: TileSet, options: TileOptions) -> list[str]:
+    """Names of the normal classes; without labels, what the user calls them."""
+    if tiles.classes.labelled:
+        return [tiles.classes.name(code) for code in sorted(tiles.normal_codes)]
+    return list(options.normal) or ["normal"]
+
+
+def tile_facts(tiles: TileSet, options: TileOptions) -> dict[str, Any]:
+    """Bands, pixel size and normal classes, as the header of a model file holds them."""
+    path = tiles.sources[0].path
+    with Scene.open(path, bands=options.bands, nodata=options.nodata) as scene:
+        indexes = scene.bands
+    return {
+        "bands": {
+            "count": tiles.band_count,
+            "indexes": list(indexes),
+            "of": _bands_in_all(path, max(indexes)),
+            "names": list(tiles.band_names),
+            "dtype": tiles.dtype,
+        },
+        "pixel_size_m": _pixel_size(tiles),
+        "normal": normal_names(tiles, options),
+    }
+
+
+def _bands_in_all(path: str, at_least: int) -> int:
+    """Bands of a file that are not alpha."""
+    try:
+        with Scene.open(path) as scene:
+            return scene.band_count
+    except RasterError:  # a band that was not selected cannot be used
+        return at_least
+
+
+def _pixel_size(tiles: TileSet) -> float | None:
+    sizes = [size for grid in tiles.grids if (size := grid.pixel_size_m) is not None]
+    if not sizes:
+        return None
+    if max(sizes) / min(sizes) > _PIXEL_SIZE_RATIO:
+        _log.warning(
+            "the tiles have pixels of %.3g to %.3g m; bring them to one size (gdalwarp -tr)",
+            min(sizes),
+            max(sizes),
+        )
+    return float(f"{statistics.median(sizes):.6g}")
+
+
+def warn_of_suspicious(ratios: Mapping[int, float], tiles: TileSet) -> None:
+    """Warn of tiles whose pixels look anomalous under the others."""
+    for index, ratio in sorted(ratios.items(), key=lambda item: -item[1]):
+        _log.warning(
+            "%s: its normal pixels look anomalous under the other tiles (mean squared distance %.1f times the usual); "
+            "check its labels", tiles.sources[index].path, ratio,
+        )  # fmt: skip
