@@ -50,11 +50,11 @@ def model_header(**fields: Any) -> dict[str, Any]:
 
 def write_model(path: Path, header: Mapping[str, Any], parts: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
     """Write a model file; the same content gives the same bytes. `parts` maps a prefix to its tensors."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    arrays = {f"{prefix}.{k}": np.ascontiguousarray(v) for prefix, part in parts.items() for k, v in part.items()}
+    arrays = {f"{prefix}.{k}": np.array(v, order="C") for prefix, part in parts.items() for k, v in part.items()}
     # a single metadata key: several would be written in random order
-    save_file(arrays, path, metadata={"asd": json.dumps(header, sort_keys=True, allow_nan=False)})
+    path.write_bytes(save(arrays, metadata={"asd": json.dumps(header, sort_keys=True, allow_nan=False)}))
 
 
 def read_model(path: Path) -> ModelFile:

@@ -72,9 +72,7 @@ def read_class_names(path: str) -> ClassNames:
     for number, row in rows:
         code, name = _entry(row, columns, f"{path}, line {number}")
         if names.setdefault(code, name) != name:
-            raise LabelError(
-                f"{path}, line {number}: this class has a name already ('{names[code]}'); keep one"
-            )
+            raise LabelError(f"{path}, line {number}: this class has a name already ('{names[code]}'); keep one")
     return ClassNames(path, names, by_colour)
 
 

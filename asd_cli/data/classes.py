@@ -104,9 +104,7 @@ class ClassTable:
             return self.names[code]
         return colour_name(code) if self.colours else str(code)
 
-    def resolve(
-        self, names: Iterable[str], *, option: str = "--normal", known_suffices: bool = False
-    ) -> set[int]:
+    def resolve(self, names: Iterable[str], *, option: str = "--normal", known_suffices: bool = False) -> set[int]:
         """Codes of the classes called so: a name (in any case), a number, ``r,g,b`` or ``#rrggbb``.
 
         With `known_suffices` a class that no pixel has may be named, if it has a name or is a number.
@@ -128,9 +126,7 @@ class ClassTable:
         near = difflib.get_close_matches(name.casefold(), by_lower, n=1, cutoff=0.5)
         nearest = f" (nearest: {by_lower[near[0]]})" if near else ""
         reason = "no pixel is of this class" if codes & set(self.names) else "no such class"
-        hidden = [
-            f"; {code} is nodata in {self.nodata[code]}" for code in sorted(codes) if code in self.nodata
-        ]
+        hidden = [f"; {code} is nodata in {self.nodata[code]}" for code in sorted(codes) if code in self.nodata]
         raise LabelError(f"{option} {name}: {reason}; found: {listed}{more}{nearest}{''.join(hidden)}")
 
     def _codes_called(self, name: str) -> set[int]:
@@ -146,9 +142,7 @@ class ClassTable:
         return {int(name)} if is_number and not (self.colours or self.polygons) else set()
 
 
-def scan_classes(
-    sources: Sequence[TileSource], *, progress: Callable[[int, int], None] | None = None
-) -> ClassTable:
+def scan_classes(sources: Sequence[TileSource], *, progress: Callable[[int, int], None] | None = None) -> ClassTable:
     """Read every label once, window by window, and tell which classes there are.
 
     `progress` is called with (tiles done, tiles in all). Memory: one window of 2048 x 2048 px.
@@ -224,9 +218,7 @@ class _Scan:
         names = self._class_names
         if names is not None and names.by_colour != reader.colours:
             kinds = ("a colour image", "r,g,b,name") if reader.colours else ("no colour image", "value,name")
-            raise LabelError(
-                f"{names.path}: does not fit {label}, which is {kinds[0]}; its columns must be {kinds[1]}"
-            )
+            raise LabelError(f"{names.path}: does not fit {label}, which is {kinds[0]}; its columns must be {kinds[1]}")
 
     def table(self, opener: LabelOpener, sources: Sequence[TileSource]) -> ClassTable:
         """What was found, as a table."""
@@ -271,9 +263,7 @@ def _told_apart(names: Mapping[int, str], found: Iterable[int]) -> dict[int, str
     for code in found:
         name = names.get(code, "")
         shared[name] = shared.get(name, 0) + 1
-    return {
-        code: name for code, name in names.items() if not (name.startswith("#") and shared.get(name, 0) > 1)
-    }
+    return {code: name for code, name in names.items() if not (name.startswith("#") and shared.get(name, 0) > 1)}
 
 
 def _parse_colour(text: str) -> int | None:

@@ -99,9 +99,7 @@ def _expand(path: str, listing: Listing) -> list[TileSource]:
     else:
         exists = Path(text).exists()
     if not exists and has_wildcard(text):
-        matches = [
-            match for match in expand_glob(text) if _is_folder(match, listing) or _is_tile(match, listing)
-        ]
+        matches = [match for match in expand_glob(text) if _is_folder(match, listing) or _is_tile(match, listing)]
         if not matches:
             raise RasterError(f"{path}: no raster or folder matches this pattern")
         return [tile for match in matches for tile in _expand_one(match, listing, by_name=False)]
@@ -129,9 +127,7 @@ def _tiles_of_folder(folder: Folder, listing: Listing) -> list[TileSource]:
         inner = listing.folder(join(folder.path, name))
         if inner.rasters:
             if folder.rasters:
-                _log.warning(
-                    "%s: only images/ is read, %d rasters beside it are not", folder.path, len(folder.rasters)
-                )
+                _log.warning("%s: only images/ is read, %d rasters beside it are not", folder.path, len(folder.rasters))
             return _own_tiles(inner)
     if folder.rasters:
         return _own_tiles(folder)

@@ -130,9 +130,7 @@ def expand_glob(pattern: str) -> list[str]:
     first = next(index for index, part in enumerate(parts) if has_wildcard(part))
     root = Path(*parts[:first])
     matches = root.glob(str(Path(*parts[first:])))
-    kept = (
-        path for path in matches if not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
+    kept = (path for path in matches if not any(part.startswith(".") for part in path.relative_to(root).parts))
     return sorted({path.as_posix() for path in kept})
 
 

@@ -122,9 +122,7 @@ class TileSet:
         self._nodata = nodata
         self.normal_codes, self.ignored_codes = _roles(classes, normal, ignore)
         self._not_anomalous = sorted(
-            self.normal_codes
-            | {IGNORED}
-            | ({UNLABELLED} if classes.polygons or not classes.labelled else set())
+            self.normal_codes | {IGNORED} | ({UNLABELLED} if classes.polygons or not classes.labelled else set())
         )
         self._look_at_headers()
 
@@ -188,9 +186,7 @@ class TileSet:
         return np.where(np.isin(codes, self._not_anomalous), np.int32(IGNORED), codes)
 
 
-def _roles(
-    classes: ClassTable, normal: Sequence[str], ignore: Sequence[str]
-) -> tuple[frozenset[int], frozenset[int]]:
+def _roles(classes: ClassTable, normal: Sequence[str], ignore: Sequence[str]) -> tuple[frozenset[int], frozenset[int]]:
     """(normal codes, ignored codes)."""
     if not classes.labelled:
         return frozenset((UNLABELLED,)), frozenset()
@@ -201,7 +197,5 @@ def _roles(
     ignored = classes.resolve(ignore, option="--ignore-label", known_suffices=True)
     both = sorted(normal_codes & ignored)
     if both:
-        raise LabelError(
-            f"class {classes.name(both[0])} is given to both --normal and --ignore-label; choose one"
-        )
+        raise LabelError(f"class {classes.name(both[0])} is given to both --normal and --ignore-label; choose one")
     return frozenset(normal_codes), frozenset(ignored)

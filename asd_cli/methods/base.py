@@ -66,7 +66,7 @@ class Detector(nn.Module, ABC):
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Weights and buffers as NumPy arrays, for the model file."""
-        return {k: np.ascontiguousarray(v.detach().cpu().numpy()) for k, v in self.state_dict().items()}
+        return {k: v.detach().cpu().contiguous().numpy() for k, v in self.state_dict().items()}
 
     def load_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Put back what `arrays` gave.
@@ -105,7 +105,10 @@ class DescriptorDetector(Detector):
 class Objective(Protocol):
     """What the training loop minimises; it knows the method, the loop does not."""
 
-    module: nn.Module
+    @property
+    def module(self) -> nn.Module:
+        """What is trained; its state is what a checkpoint keeps."""
+        ...
 
     def losses(self, batch: TrainingBatch, epoch: int) -> dict[str, Tensor]:
         """Terms whose sum is minimised, for one batch of an epoch (counted from 0)."""

@@ -91,18 +91,14 @@ class LabelPolygons:
             if source_crs is not None and grid.crs is not None:
                 subset = subset.to_crs(grid.crs.to_wkt())
         except (CRSError, ProjError) as error:
-            raise LabelError(
-                f"{self.path}: cannot be reprojected to the CRS of {image} ({one_line(error)})"
-            ) from error
+            raise LabelError(f"{self.path}: cannot be reprojected to the CRS of {image} ({one_line(error)})") from error
         return PolygonReader(np.asarray(subset.array), codes, grid, self.names)
 
 
 class PolygonReader:
     """Class codes of the pixels of one grid: a pixel belongs to the polygon that covers its centre."""
 
-    def __init__(
-        self, polygons: NDArray[Any], codes: NDArray[np.int32], grid: Grid, names: Mapping[int, str]
-    ) -> None:
+    def __init__(self, polygons: NDArray[Any], codes: NDArray[np.int32], grid: Grid, names: Mapping[int, str]) -> None:
         """`polygons`: geometries in the CRS of `grid`; `codes`: the class code of each."""
         to_pixels = ~grid.transform
         in_pixels = shapely.transform(polygons, lambda points: _pixel_points(points, to_pixels))
@@ -139,9 +135,7 @@ class PolygonReader:
 
 def _pixel_points(points: NDArray[Any], to_pixels: Affine) -> NDArray[Any]:
     """(N, 2) coordinates -> (N, 2) columns and rows, snapped to exact binary fractions."""
-    snapped: NDArray[Any] = (
-        np.round(np.stack(apply_affine(to_pixels, points), axis=1) * _SUBPIXEL) / _SUBPIXEL
-    )
+    snapped: NDArray[Any] = np.round(np.stack(apply_affine(to_pixels, points), axis=1) * _SUBPIXEL) / _SUBPIXEL
     return snapped
 
 
@@ -153,9 +147,7 @@ def apply_affine(affine: Affine, points: NDArray[Any]) -> tuple[NDArray[Any], ND
 
 def _grid_bounds(grid: Grid) -> tuple[float, float, float, float]:
     """Bounds of the grid in its own CRS, whatever its rotation."""
-    corners = np.array(
-        [(0, 0), (grid.width, 0), (0, grid.height), (grid.width, grid.height)], dtype=np.float64
-    )
+    corners = np.array([(0, 0), (grid.width, 0), (0, grid.height), (grid.width, grid.height)], dtype=np.float64)
     x, y = apply_affine(grid.transform, corners)
     return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
@@ -168,8 +160,7 @@ def _read_frame(path: str) -> Any:
         layers = [str(name) for name, kind in pyogrio.list_layers(file) if kind is not None]
         if not layer and len(layers) > 1:
             raise LabelError(
-                f"{file}: has {len(layers)} layers ({', '.join(layers)}); name one: "
-                f"{file}|layername={layers[0]}"
+                f"{file}: has {len(layers)} layers ({', '.join(layers)}); name one: {file}|layername={layers[0]}"
             )
         frame = geopandas.read_file(file, engine="pyogrio", layer=layer or None)
     except LabelError:
@@ -192,9 +183,7 @@ def _class_column(frame: Any, path: str, field: str | None) -> str | None:
         raise LabelError(f"--label-field {field}: {path} has no such field; fields: {listed}")
     text = [name for name in columns if frame[name].dtype.kind == "O" and frame[name].notna().any()]
     if len(text) > 1:
-        raise LabelError(
-            f"{path}: several fields may name the class; add --label-field with one of: {listed}"
-        )
+        raise LabelError(f"{path}: several fields may name the class; add --label-field with one of: {listed}")
     if not text and columns:
         _log.warning(
             "%s: no text field, so every polygon is of class '%s'; --label-field names another of: %s",

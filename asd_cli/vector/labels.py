@@ -85,9 +85,7 @@ class RasterLabels:
     `colours`: the codes are packed colours. `palette`: packed colour by value, from the colour table.
     """
 
-    def __init__(
-        self, path: str, grid: Grid, image: str, *, expand_palette: bool = False, quiet: bool = False
-    ) -> None:
+    def __init__(self, path: str, grid: Grid, image: str, *, expand_palette: bool = False, quiet: bool = False) -> None:
         """Open the label at `path` for `image`; `expand_palette`: codes are the colours of its colour table.
 
         Raises:
@@ -103,9 +101,7 @@ class RasterLabels:
             self._expand = expand_palette and bool(self.palette)
             self.colours = len(self._bands) == 3 or self._expand
             self.nodata: float | None = self._dataset.nodata
-            self._masked = any(
-                MaskFlags.all_valid not in self._dataset.mask_flag_enums[b - 1] for b in self._bands
-            )
+            self._masked = any(MaskFlags.all_valid not in self._dataset.mask_flag_enums[b - 1] for b in self._bands)
         except BaseException:
             self._dataset.close()
             raise
@@ -154,9 +150,7 @@ class RasterLabels:
             values = np.where(np.isfinite(values), values, IGNORED)
             odd = values[values != np.floor(values)]
             if odd.size:
-                raise LabelError(
-                    f"{self.path}: {odd[0]:g} is no class number; a label raster holds whole numbers"
-                )
+                raise LabelError(f"{self.path}: {odd[0]:g} is no class number; a label raster holds whole numbers")
         limits = np.iinfo(np.int32)
         if values.size and (values.min() < limits.min or values.max() > limits.max):
             raise LabelError(f"{self.path}: holds class numbers beyond {limits.max}; renumber the classes")
@@ -241,16 +235,12 @@ def _open(path: str) -> Any:
         with gdal_session():
             return open_raster(path)
     except (RasterioError, ValueError) as error:
-        raise LabelError(
-            f"{path}: cannot be opened as a label raster ({gdal_reason(error)}); check it"
-        ) from error
+        raise LabelError(f"{path}: cannot be opened as a label raster ({gdal_reason(error)}); check it") from error
 
 
 def _label_bands(dataset: Any, path: str) -> list[int]:
     """Bands that hold the label: one of values, or three of colours."""
-    bands = [
-        i for i, kind in zip(dataset.indexes, dataset.colorinterp, strict=True) if kind != ColorInterp.alpha
-    ]
+    bands = [i for i, kind in zip(dataset.indexes, dataset.colorinterp, strict=True) if kind != ColorInterp.alpha]
     if dataset.dtypes[0].startswith("complex"):
         raise LabelError(f"{path}: holds complex numbers; a label raster holds whole numbers")
     if len(bands) == 1:
@@ -300,6 +290,5 @@ def _category_names(dataset: Any) -> list[str]:
             rasterio.shutil.delete(virtual, driver="VRT")
     band = ElementTree.fromstring(text).find("VRTRasterBand") if text else None
     return [
-        (entry.text or "").strip()
-        for entry in (band.iterfind("CategoryNames/Category") if band is not None else ())
+        (entry.text or "").strip() for entry in (band.iterfind("CategoryNames/Category") if band is not None else ())
     ]

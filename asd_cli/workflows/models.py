@@ -77,7 +77,8 @@ class Model:
 
 def prepared(detector: Detector, device: torch.device) -> Detector:
     """The detector on a device, ready to score."""
-    return detector.eval().to(device, memory_format=torch.channels_last)
+    ready: Detector = detector.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ready
 
 
 def load_model(path: Path) -> Model:

@@ -99,7 +99,7 @@ class TrainingLoop:
     ) -> None:
         self._objective, self._batches, self._schedule = objective, batches, schedule
         self._device, self._checkpoint, self._log, self._report = device, checkpoint, log, report
-        self._module = objective.module.to(device, memory_format=torch.channels_last)
+        self._module = objective.module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = torch.optim.Adam(
             self._module.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
         )
@@ -148,7 +148,7 @@ class TrainingLoop:
             loss = torch.stack([t.float() for t in terms.values()]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
-        values = {"loss": float(loss), **{name: float(term) for name, term in terms.items()}}
+        values = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
         if not math.isfinite(values["loss"]):
             raise TrainingError(
                 f"the loss is no longer finite at step {step + 1}; check the tiles for odd values (asd train --bands, --nodata)"

@@ -73,9 +73,7 @@ def test_folder_of_all_raster_kinds_sorted_without_side_files(tmp_path: Path) ->
 
 def test_files_globs_and_folders_give_each_tile_once(tmp_path: Path) -> None:
     touch(tmp_path, "x/a.tif", "x/b.tif", "x/notes.txt", "x/y/c.tif", "x/y/[1].tif", "x/.hid/d.tif")
-    assert [
-        tile for tile, _, _ in found(tmp_path, "x", "x/a.tif", "x/?.tif", "x/y/[[]1].tif", "x/y/[1].tif")
-    ] == [
+    assert [tile for tile, _, _ in found(tmp_path, "x", "x/a.tif", "x/?.tif", "x/y/[[]1].tif", "x/y/[1].tif")] == [
         "x/a.tif",
         "x/b.tif",
         "x/y/[1].tif",
@@ -107,9 +105,7 @@ def test_paths_without_rasters_are_errors(tmp_path: Path) -> None:
         found(tmp_path, "nowhere")
     with pytest.raises(RasterError, match=r"\*\.tif: no raster or folder matches this pattern"):
         found(tmp_path, "*.tif")
-    with pytest.raises(
-        RasterError, match=r"empty: holds no rasters \(.tif, .+ENVI \.\.\.\), neither itself nor in"
-    ):
+    with pytest.raises(RasterError, match=r"empty: holds no rasters \(.tif, .+ENVI \.\.\.\), neither itself nor in"):
         found(tmp_path, "empty")
 
 
@@ -153,9 +149,7 @@ def test_labels_beside_tiles_are_never_tiles(tmp_path: Path, ending: str) -> Non
     assert found(tmp_path, "*") == [("a.tif", f"a{ending.lower()}.png", None)]
 
 
-def test_label_without_its_tile_is_skipped_unless_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_label_without_its_tile_is_skipped_unless_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "a.tif", "b_mask.tif")
     with caplog.at_level(logging.WARNING):
         assert found(tmp_path) == [("a.tif", None, None)]
@@ -174,9 +168,7 @@ def test_folders_given_one_by_one_are_classes_if_one_is_named_normal(tmp_path: P
     classed = [("forest/a.tif", None, "forest"), ("other/a.tif", None, "other")]
     assert found(tmp_path, "forest", "other", normal=["Forest"]) == classed
     assert found(tmp_path, "*/*.tif", normal=["forest"]) == classed
-    assert found(tmp_path, "forest", "other", normal=["trees"]) == [
-        (tile, None, None) for tile, _, _ in classed
-    ]
+    assert found(tmp_path, "forest", "other", normal=["trees"]) == [(tile, None, None) for tile, _, _ in classed]
 
 
 def test_labels_in_class_folders_come_before_the_folders_names(tmp_path: Path) -> None:
@@ -189,9 +181,7 @@ def test_labels_in_class_folders_come_before_the_folders_names(tmp_path: Path) -
 
 def test_missing_labels_are_counted(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.tif", "images/b.tif", "images/c.tif", "masks/b.png")
-    with pytest.raises(
-        LabelError, match=r"images/a\.tif: has no label in labels/.*; 2 of 3 tiles have none; add them"
-    ):
+    with pytest.raises(LabelError, match=r"images/a\.tif: has no label in labels/.*; 2 of 3 tiles have none; add them"):
         found(tmp_path)
     with pytest.raises(LabelError, match=r"images/a\.tif: has no label in .*/masks; 2 of 3 tiles have none"):
         found(tmp_path, "images", labels=str(tmp_path / "masks"))
@@ -199,26 +189,20 @@ def test_missing_labels_are_counted(tmp_path: Path) -> None:
 
 def test_folder_of_labels_of_which_none_fits_is_an_error(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.tif", "masks/m_a.png")
-    with pytest.raises(
-        LabelError, match=r"a\.tif: has no label of equal name in .*masks \(there: m_a\.png \.\.\.\)"
-    ):
+    with pytest.raises(LabelError, match=r"a\.tif: has no label of equal name in .*masks \(there: m_a\.png \.\.\.\)"):
         found(tmp_path)
 
 
 def test_labels_without_images_folder_are_an_error(tmp_path: Path) -> None:
     touch(tmp_path, "S2/a.tif", "Labels/a.tif")
-    with pytest.raises(
-        LabelError, match=r"has Labels/ but no images/ beside it; rename the folder of the tiles"
-    ):
+    with pytest.raises(LabelError, match=r"has Labels/ but no images/ beside it; rename the folder of the tiles"):
         found(tmp_path)
     assert found(tmp_path, "S2", labels=str(tmp_path / "Labels")) == [("S2/a.tif", "Labels/a.tif", None)]
 
 
 def test_two_labels_for_a_tile_are_an_error(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.tif", "masks/a.png", "masks/a.tif")
-    with pytest.raises(
-        LabelError, match=r"images/a\.tif: has several labels in .*masks: a\.png, a\.tif; keep one"
-    ):
+    with pytest.raises(LabelError, match=r"images/a\.tif: has several labels in .*masks: a\.png, a\.tif; keep one"):
         found(tmp_path)
 
 
@@ -234,15 +218,11 @@ def test_given_labels_come_first(tmp_path: Path) -> None:
 
 def test_given_labels_that_cannot_be_meant(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.tif", "images/b.tif", "one.tif")
-    with pytest.raises(
-        LabelError, match=r"one\.tif: is one raster, but there are 2 tiles; give a folder of label"
-    ):
+    with pytest.raises(LabelError, match=r"one\.tif: is one raster, but there are 2 tiles; give a folder of label"):
         found(tmp_path, labels=str(tmp_path / "one.tif"))
     with pytest.raises(LabelError, match=r"--labels .*none: no such file or folder"):
         found(tmp_path, labels=str(tmp_path / "none"))
-    with pytest.raises(
-        LabelError, match=r"--label-field kind: is for vector files, but --labels .*one\.tif is none"
-    ):
+    with pytest.raises(LabelError, match=r"--label-field kind: is for vector files, but --labels .*one\.tif is none"):
         found(tmp_path, labels=str(tmp_path / "one.tif"), label_field="kind")
     with pytest.raises(LabelError, match=r"--label-field kind: needs --labels with a vector file"):
         found(tmp_path, label_field="kind")
