@@ -1,7 +1,8 @@
 """The model file: one safetensors file with a JSON header. It holds numbers and text, no code; nothing is unpickled.
 
-Header (the text under the one metadata key ``asd``): format, version, method, config, bands, pixel size, normal classes, training,
-figures. Tensors: ``method.*`` weights and buffers, ``moments.*`` of the normal descriptors, ``calibration.*``.
+Header (the text under the one metadata key ``asd``): format, version, method, config, bands, pixel size, normal
+classes, training, figures. Tensors: ``method.*`` weights and buffers, ``moments.*`` of the normal descriptors,
+``calibration.*``.
 """
 
 from __future__ import annotations
@@ -24,15 +25,22 @@ FORMAT_VERSION = 1
 _MAX_FILE = 1 << 30
 _MAX_HEADER = 8 << 20
 _REQUIRED: dict[str, type | tuple[type, ...]] = {
-    "format": str, "format_version": int, "asd_version": str, "method": str, "config": dict, "bands": dict, "normal": list,
-}  # fmt: skip
+    "format": str,
+    "format_version": int,
+    "asd_version": str,
+    "method": str,
+    "config": dict,
+    "bands": dict,
+    "normal": list,
+}
 
 Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model file in memory: `header` is JSON-ready, `arrays` are named with their part's prefix, `sha256` is the file's."""
+    """A model file in memory: `header` is JSON-ready, `arrays` are named with their part's prefix, `sha256` is the
+    file's."""
 
     header: dict[str, Any]
     arrays: Arrays = field(repr=False)
@@ -61,7 +69,8 @@ def read_model(path: Path) -> ModelFile:
     """Read and check a model file.
 
     Raises:
-        ModelFileError: it is missing, too large, damaged, not ours, of a newer version, or holds numbers that are not finite.
+        ModelFileError: it is missing, too large, damaged, not ours, of a newer version, or holds numbers that are not
+        finite.
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")

@@ -28,7 +28,8 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
 
 class StagedFiles:
-    """Context in which targets are written under temporary names; `commit` renames them, leaving without it removes them.
+    """Context in which targets are written under temporary names; `commit` renames them, leaving without it removes
+    them.
 
     Several targets of one run (raster, polygons) are committed together, so that either all appear or none.
     """

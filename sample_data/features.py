@@ -30,9 +30,7 @@ DIRT = (0.330, 0.290, 0.228)
 WOOD = (0.330, 0.280, 0.215)
 
 
-def blob(
-    canvas: Canvas, at: tuple[float, float], size: tuple[float, float], angle: float
-) -> tuple[Slices, Array]:
+def blob(canvas: Canvas, at: tuple[float, float], size: tuple[float, float], angle: float) -> tuple[Slices, Array]:
     """A ragged ellipse: its window and the metres inside its border (negative outside), roughly."""
     window = canvas.window(*at, 1.7 * max(size) + 8)
     u, v = canvas.offsets(window, *at, angle)
@@ -87,9 +85,7 @@ class Clearing:
         return self.at[0] + u * c - v * s, self.at[1] + u * s + v * c
 
 
-def mound(
-    canvas: Canvas, at: tuple[float, float], radius: float, tall: float, rgb: tuple[float, float, float]
-) -> None:
+def mound(canvas: Canvas, at: tuple[float, float], radius: float, tall: float, rgb: tuple[float, float, float]) -> None:
     """A stump, a brush pile or a root plate: a rough disc on open ground."""
     window = canvas.window(*at, radius + 1)
     if 0 in canvas.label[window].shape:
@@ -182,17 +178,13 @@ class Lake:
     def draw(self, canvas: Canvas) -> None:
         window, inside = blob(canvas, self.at, self.size, self.angle)
         tuft, patch = canvas.texture["tuft"][window], canvas.texture["patch"][window]
-        bank = mix(colour_of(STRAW) * 0.95, colour_of((0.15, 0.165, 0.075)), 0.5 + 0.6 * patch) * (
-            1 + 0.18 * tuft
-        )
+        bank = mix(colour_of(STRAW) * 0.95, colour_of((0.15, 0.165, 0.075)), 0.5 + 0.6 * patch) * (1 + 0.18 * tuft)
         canvas.paint(window, bank, (inside + 4.5) / 2)
         shallow = colour_of((0.125, 0.130, 0.085)) * (1 + 0.05 * patch)
         water = mix(colour_of((0.030, 0.047, 0.046)), shallow, np.exp(-inside / 3.0))
         canvas.paint(window, water + self._glint(canvas, window), (inside + 0.15) * 3)
         reeds = (np.abs(inside + 0.4) < 1.1) & (patch > 0.1)
-        canvas.height[window] = np.where(inside > 0, -0.6, canvas.height[window]) + reeds * np.maximum(
-            0, 0.8 + tuft
-        )
+        canvas.height[window] = np.where(inside > 0, -0.6, canvas.height[window]) + reeds * np.maximum(0, 0.8 + tuft)
         canvas.label[window][inside > -3.5] = CLEARING
         canvas.label[window][inside > 0] = WATER
         canvas.treeless[window] |= inside > -2.8

@@ -93,9 +93,7 @@ def _sow(
     rows, cols = ((y + MARGIN) / cell).astype(int), ((x + MARGIN) / cell).astype(int)
     trees = []
     for i in range(count):
-        if room[rows[i], cols[i]] < 0.5 * radii[i] or not _claim(
-            taken, rows[i], cols[i], spacing * radii[i] / cell
-        ):
+        if room[rows[i], cols[i]] < 0.5 * radii[i] or not _claim(taken, rows[i], cols[i], spacing * radii[i] / cell):
             continue
         kind = LIVING[kinds[i]]
         tall = (kind.tall[0] + kind.tall[1] * radii[i]) * rng.normal(1, 0.07) * (0.75 + 0.25 * scale)
@@ -148,9 +146,7 @@ def shrubs(canvas: Canvas, per_m2: float = 0.012) -> list[Tree]:
             radius = canvas.rng.uniform(0.5, 1.4)
             kind = LIVING[canvas.rng.integers(len(LIVING))]
             tint = np.exp(0.1 + canvas.rng.normal(0, 0.1, 3)).astype(np.float32)
-            trees.append(
-                Tree(col * FINE - MARGIN, row * FINE - MARGIN, radius, 1.4 * radius, kind, tint, CLEARING)
-            )
+            trees.append(Tree(col * FINE - MARGIN, row * FINE - MARGIN, radius, 1.4 * radius, kind, tint, CLEARING))
     return trees
 
 
@@ -163,9 +159,7 @@ def draw_crown(canvas: Canvas, tree: Tree) -> None:
     u, v = canvas.offsets(window, tree.x, tree.y, rng.uniform(0, 6.3))
     theta = np.arctan2(v, u)
     first, second, third = rng.uniform(0, 6.3, 3)
-    outline = (
-        1 + 0.09 * np.cos(2 * theta) + 0.07 * np.cos(3 * theta + first) + 0.05 * np.cos(5 * theta + second)
-    )
+    outline = 1 + 0.09 * np.cos(2 * theta) + 0.07 * np.cos(3 * theta + first) + 0.05 * np.cos(5 * theta + second)
     away = np.hypot(u, v) / (tree.radius * outline)
     star = np.cos(rng.integers(5, 9) * theta + third + 1.5 * away)
     clump, tuft, grain = (canvas.texture[name][window] for name in ("clump", "tuft", "grain"))
@@ -176,9 +170,7 @@ def draw_crown(canvas: Canvas, tree: Tree) -> None:
     seen = (edge < 1) & (top > canvas.height[window])
     if form.bare:
         seen &= 0.4 * star + 0.8 * tuft + 1.8 * (0.55 - away) > 4 * (form.bare - 0.45)
-    shade = (0.80 + 0.28 * (1 - away)) * (
-        1 + 0.13 * grain + 0.12 * tuft + 0.15 * clump * min(1.0, form.lumps)
-    )
+    shade = (0.80 + 0.28 * (1 - away)) * (1 + 0.13 * grain + 0.12 * tuft + 0.15 * clump * min(1.0, form.lumps))
     rgb = colour_of(form.rgb) * tree.tint.reshape(3, 1, 1) * shade
     part = canvas.colour[(slice(None), *window)]
     part[:, seen] = rgb[:, seen]

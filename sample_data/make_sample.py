@@ -101,9 +101,7 @@ TILES = (
             House((108, 38), 13, 9, 0.5),
         ),
     ),
-    Place(
-        18, (2300.0, 1800.0), 256, 256, (Windthrow((35, 40), (20, 14), 0.9),), (Dieback((95, 100), 1, 1.0),)
-    ),
+    Place(18, (2300.0, 1800.0), 256, 256, (Windthrow((35, 40), (20, 14), 0.9),), (Dieback((95, 100), 1, 1.0),)),
 )
 
 
@@ -192,7 +190,5 @@ def make(out: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).resolve().parent, help="folder to write to"
-    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="folder to write to")
     make(parser.parse_args().out)

@@ -8,8 +8,17 @@ from typing import Any
 import click
 
 from asd_cli.cli.shared import (
-    FILE, advance, device_option, echo_json, find_model, json_option, overwrite_option, progress_bar, split_tile_options, tile_options,
-)  # fmt: skip
+    FILE,
+    advance,
+    device_option,
+    echo_json,
+    find_model,
+    json_option,
+    overwrite_option,
+    progress_bar,
+    split_tile_options,
+    tile_options,
+)
 from asd_cli.options import EvaluateOptions
 
 
@@ -32,8 +41,8 @@ Examples:
 def evaluate(as_json: bool, model: Path | None, **given: Any) -> None:
     """Compare scores with the truth: AUC, average precision, mIoU, F1, precision, recall.
 
-    TILES is one score raster of `asd predict` with --labels, or with -m the tiles to score. Figures at the calibrated threshold
-    are what a user gets; those marked oracle use the best threshold for this very truth.
+    TILES is one score raster of `asd predict` with --labels, or with -m the tiles to score. Figures at the calibrated
+    threshold are what a user gets; those marked oracle use the best threshold for this very truth.
     """
     from asd_cli.workflows.evaluate import evaluate as run
 

@@ -8,9 +8,20 @@ from typing import Any
 import click
 
 from asd_cli.cli.shared import (
-    FILE, advance, default, device_option, echo_json, find_model, json_option, model_option, overwrite_option, progress_bar,
-    seed_option, split_tile_options, tile_options,
-)  # fmt: skip
+    FILE,
+    advance,
+    default,
+    device_option,
+    echo_json,
+    find_model,
+    json_option,
+    model_option,
+    overwrite_option,
+    progress_bar,
+    seed_option,
+    split_tile_options,
+    tile_options,
+)
 from asd_cli.options import FitGaussianOptions
 
 
@@ -29,19 +40,24 @@ Examples:
 @click.option("-o", "--output", type=FILE, required=True, help="Model file to write.")
 @click.option("--update", is_flag=True, help="Add the tiles to what the model has seen, instead of starting anew.")
 @click.option(
-    "--holdout", type=click.FloatRange(0.01, 0.9), default=default(FitGaussianOptions, "holdout"),
+    "--holdout",
+    type=click.FloatRange(0.01, 0.9),
+    default=default(FitGaussianOptions, "holdout"),
     help="Share of the tiles that only the calibration sees.",
-)  # fmt: skip
+)
 @click.option(
-    "--false-alarm-rate", type=click.FloatRange(0, 0.5, min_open=True), default=None,
+    "--false-alarm-rate",
+    type=click.FloatRange(0, 0.5, min_open=True),
+    default=None,
     help="Share of normal pixels above score 0.5. [default: the model's]",
-)  # fmt: skip
+)
 @seed_option(FitGaussianOptions)
 @device_option(FitGaussianOptions)
 @overwrite_option
 @json_option
 def fit_gaussian(as_json: bool, model: Path | None, **given: Any) -> None:
-    """Fit the normal Gaussian and the calibration of a model on new normal TILES (another region or season), without training."""
+    """Fit the normal Gaussian and the calibration of a model on new normal TILES (another region or season), without
+    training."""
     from asd_cli.workflows.fit_gaussian import fit_gaussian as run
 
     tiles, rest = split_tile_options(given)

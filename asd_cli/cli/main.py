@@ -53,8 +53,8 @@ Two commands make a map:
 def main(debug: bool) -> None:
     """Map anomalies in geospatial rasters.
 
-    Learn what is normal (forest, cropland, ...) from GeoTIFF tiles, score every pixel of a scene, and write a georeferenced
-    score raster and polygons around what does not belong.
+    Learn what is normal (forest, cropland, ...) from GeoTIFF tiles, score every pixel of a scene, and write a
+    georeferenced score raster and polygons around what does not belong.
     """
     logger = logging.getLogger("asd_cli")
     logger.handlers = [_Warnings()]

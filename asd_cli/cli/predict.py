@@ -10,8 +10,17 @@ from typing import Any
 import click
 
 from asd_cli.cli.shared import (
-    advance, default, device_option, echo_json, find_model, json_option, model_option, overwrite_option, progress_bar, raster_options,
-)  # fmt: skip
+    advance,
+    default,
+    device_option,
+    echo_json,
+    find_model,
+    json_option,
+    model_option,
+    overwrite_option,
+    progress_bar,
+    raster_options,
+)
 from asd_cli.options import SCORES, PredictOptions
 
 
@@ -28,13 +37,18 @@ Examples:
 @click.option("-o", "--output", required=True, help="GeoTIFF to write; for several scenes an existing folder.")
 @model_option
 @click.option(
-    "--score", type=click.Choice(SCORES), default=default(PredictOptions, "score"),
-    help="unit: 0 to 1, 0.5 at the model's threshold. distance: Mahalanobis distance. far: expected false-alarm rate, low = anomalous.",
-)  # fmt: skip
+    "--score",
+    type=click.Choice(SCORES),
+    default=default(PredictOptions, "score"),
+    help="unit: 0 to 1, 0.5 at the model's threshold. distance: Mahalanobis distance. "
+    "far: expected false-alarm rate, low = anomalous.",
+)
 @click.option(
-    "--false-alarm-rate", type=click.FloatRange(0, 0.5, min_open=True), default=default(PredictOptions, "false_alarm_rate"),
+    "--false-alarm-rate",
+    type=click.FloatRange(0, 0.5, min_open=True),
+    default=default(PredictOptions, "false_alarm_rate"),
     help="Polygons hold pixels that at most this share of normal pixels would exceed.",
-)  # fmt: skip
+)
 @click.option(
     "--threshold",
     type=float,
@@ -49,22 +63,31 @@ Examples:
 )
 @click.option("--no-polygons", "write_polygons", flag_value=False, default=True, help="Write the raster only.")
 @click.option(
-    "--min-area", type=click.FloatRange(0), default=default(PredictOptions, "min_area"),
+    "--min-area",
+    type=click.FloatRange(0),
+    default=default(PredictOptions, "min_area"),
     help="Smallest polygon in square metres (pixels where the scene has no CRS).",
-)  # fmt: skip
+)
 @click.option(
-    "--simplify", type=click.FloatRange(0), default=default(PredictOptions, "simplify"),
+    "--simplify",
+    type=click.FloatRange(0),
+    default=default(PredictOptions, "simplify"),
     help="Simplify outlines within this distance, in units of the CRS.",
-)  # fmt: skip
+)
 @click.option(
-    "--connectivity", type=click.Choice(["4", "8"]), default=str(default(PredictOptions, "connectivity")),
+    "--connectivity",
+    type=click.Choice(["4", "8"]),
+    default=str(default(PredictOptions, "connectivity")),
     help="Neighbours that make pixels one polygon: sides (4) or sides and corners (8).",
-)  # fmt: skip
+)
 @raster_options(PredictOptions)
 @click.option(
-    "--window", type=click.IntRange(1), default=default(PredictOptions, "window"),
-    help="Side in pixels of what is read and written at once, rounded up to whole blocks of 512; the map does not depend on it.",
-)  # fmt: skip
+    "--window",
+    type=click.IntRange(1),
+    default=default(PredictOptions, "window"),
+    help="Side in pixels of what is read and written at once, rounded up to whole blocks of 512; "
+    "the map does not depend on it.",
+)
 @device_option(PredictOptions)
 @overwrite_option
 @json_option

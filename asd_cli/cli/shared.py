@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ def default(options: type[Any], name: str) -> Any:
     raise KeyError(f"{options.__name__} has no option {name}")
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType[Any] if TYPE_CHECKING else click.ParamType):  # type: ignore[misc]
     """Numbers separated by commas, such as ``4,3,2``."""
 
     def __init__(self, kind: type[int] | type[float]) -> None:
@@ -190,6 +191,6 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -7,9 +7,19 @@ from typing import Any
 import click
 
 from asd_cli.cli.shared import (
-    FILE, Numbers, advance, default, device_option, echo_json, json_option, overwrite_option, progress_bar, seed_option,
-    split_tile_options, tile_options,
-)  # fmt: skip
+    FILE,
+    Numbers,
+    advance,
+    default,
+    device_option,
+    echo_json,
+    json_option,
+    overwrite_option,
+    progress_bar,
+    seed_option,
+    split_tile_options,
+    tile_options,
+)
 from asd_cli.options import LOSS_FORMS, LOSSES, RECIPES, TrainOptions
 
 
@@ -25,9 +35,11 @@ Examples:
 @tile_options
 @click.option("-o", "--output", type=FILE, default=default(TrainOptions, "output"), help="Model file to write.")
 @click.option(
-    "--recipe", type=click.Choice(RECIPES), default=default(TrainOptions, "recipe"),
+    "--recipe",
+    type=click.Choice(RECIPES),
+    default=default(TrainOptions, "recipe"),
     help="quick: some hundred steps, minutes on a CPU. paper: the paper's 100 epochs.",
-)  # fmt: skip
+)
 @click.option("--steps", type=click.IntRange(1), default=None, help="Training steps, in place of the recipe's.")
 @click.option(
     "--crop",
@@ -55,17 +67,24 @@ Examples:
 )
 @click.option("--without", type=click.Choice(LOSSES), multiple=True, help="Switch a loss off; may be repeated.")
 @click.option(
-    "--loss-form", type=click.Choice(LOSS_FORMS), default=default(TrainOptions, "loss_form"),
-    help="published: means over pixels and channels, as the authors' program. paper: sums over channels, as the equations.",
-)  # fmt: skip
+    "--loss-form",
+    type=click.Choice(LOSS_FORMS),
+    default=default(TrainOptions, "loss_form"),
+    help="published: means over pixels and channels, as the authors' program. "
+    "paper: sums over channels, as the equations.",
+)
 @click.option(
-    "--holdout", type=click.FloatRange(0.01, 0.9), default=default(TrainOptions, "holdout"),
+    "--holdout",
+    type=click.FloatRange(0.01, 0.9),
+    default=default(TrainOptions, "holdout"),
     help="Share of the normal tiles that is never trained on; the calibration comes from it.",
-)  # fmt: skip
+)
 @click.option(
-    "--false-alarm-rate", type=click.FloatRange(0, 0.5, min_open=True), default=default(TrainOptions, "false_alarm_rate"),
+    "--false-alarm-rate",
+    type=click.FloatRange(0, 0.5, min_open=True),
+    default=default(TrainOptions, "false_alarm_rate"),
     help="Share of normal pixels above score 0.5.",
-)  # fmt: skip
+)
 @seed_option(TrainOptions)
 @device_option(TrainOptions)
 @click.option("--log", type=FILE, default=None, help="CSV with one row an epoch: losses, radius, held-out figure.")
@@ -75,8 +94,8 @@ Examples:
 def train(as_json: bool, **given: Any) -> None:
     """Learn what is normal from TILES (folders, files or globs) and write a model file.
 
-    Labels are looked for in this order: --labels; images/ beside labels/ or masks/; NAME.tif beside NAME_label.tif; one folder per
-    class; none, and then every valid pixel is normal.
+    Labels are looked for in this order: --labels; images/ beside labels/ or masks/; NAME.tif beside NAME_label.tif;
+    one folder per class; none, and then every valid pixel is normal.
     """
     from asd_cli.workflows.train import train as run
 

@@ -1,6 +1,7 @@
 """Virtual anomalies: an image after noise, band shuffling, brightness, contrast and solarisation (AAAI 2023, Sec. 3.2).
 
-Built with Albumentations; noise and shuffling are transforms of our own on its base class, because its own stop at 128 bands.
+Built with Albumentations; noise and shuffling are transforms of our own on its base class, because its own stop at
+128 bands.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from numpy.typing import NDArray
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it must not look for updates online
 
-import albumentations as A  # noqa: E402
+import albumentations as A
 
 
 @dataclass(frozen=True)
 class Amplitudes:
     """Strengths of the transforms, on images scaled to [0, 1]; recorded in the model file.
 
-    noise: largest standard deviation; brightness, contrast: largest relative change; solarize: threshold above which values are
-    inverted; probability: that a transform takes part (the paper applies all in turn: 1).
+    noise: largest standard deviation; brightness, contrast: largest relative change; solarize: threshold above which
+    values are inverted; probability: that a transform takes part (the paper applies all in turn: 1).
     """
 
     noise: float = 0.2
@@ -37,7 +38,8 @@ class Amplitudes:
 
 
 PAPER_AMPLITUDES = Amplitudes(noise=0.2, brightness=0.2, contrast=0.2, solarize=0.6, probability=1.0)
-"""All five in turn. Solarize threshold 0.2 on [-1, 1], as published, is 0.6 here. The published noise (variance 10-50, clipped) is
+"""All five in turn. Solarize threshold 0.2 on [-1, 1], as published, is 0.6 here. The published noise (variance
+10-50, clipped) is
 close to pure noise; a standard deviation of at most 0.2 keeps the image."""
 
 
@@ -52,7 +54,8 @@ class BandNoise(A.ImageOnlyTransform):  # type: ignore[misc]
         """(H, W, bands) -> the same with noise."""
         deviation = self.random_generator.uniform(0.1, 1.0) * self.limit
         noise = self.random_generator.standard_normal(img.shape, dtype=np.float32)
-        return np.clip(img + np.float32(deviation) * noise, 0.0, 1.0)
+        noisy: NDArray[np.float32] = np.clip(img + np.float32(deviation) * noise, 0.0, 1.0)
+        return noisy
 
 
 class BandShuffle(A.ImageOnlyTransform):  # type: ignore[misc]

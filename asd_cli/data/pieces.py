@@ -1,6 +1,7 @@
 """Pieces of training tiles: what is trained on, what is held out, and one pass over the tiles to know both.
 
-Whole tiles are held out where there are several with normal pixels; of a single one, the region behind a cut across its longer side.
+Whole tiles are held out where there are several with normal pixels; of a single one, the region behind a cut across
+its longer side.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +69,8 @@ class PieceData:
 def read_piece(tiles: TileSet, tile: LabelledTile, window: Window, halo: int, *, block: int = 1) -> PieceData:
     """Read a window of an open tile; holes near valid pixels are filled, but never normal.
 
-    With `block` the chip is grown to whole blocks, to the right and downwards; `normal` and `codes` are of the window alone.
+    With `block` the chip is grown to whole blocks, to the right and downwards; `normal` and `codes` are of the window
+    alone.
     """
     chip = read_with_halo(tile.scene, window.round_up(block), halo)
     rows, cols = slice(halo, halo + window.height), slice(halo, halo + window.width)
@@ -161,7 +164,8 @@ class _Surveyor:
             held_out, _ = self._region(index, tile, behind) if min(behind.shape) > 0 else ([], sample)
             if not training or not held_out:
                 raise TrainingError(
-                    f"{self._tiles.sources[index].path}: the only tile with normal pixels, and it has too few ({int(counts.sum())}) to "
+                    f"{self._tiles.sources[index].path}: the only tile with normal pixels, and it has too few "
+                    f"({int(counts.sum())}) to "
                     f"hold out a share of {holdout:g}; give more or larger tiles"
                 )
             return training, held_out, sample
@@ -180,7 +184,8 @@ class _Surveyor:
 
 
 def partition(region: Window, size: int) -> list[Window]:
-    """Windows of at most `size` px a side that cover a region once, of nearly equal size, at even offsets from its corner."""
+    """Windows of at most `size` px a side that cover a region once, of nearly equal size, at even offsets from its
+    corner."""
     return [
         Window(region.row + top, region.col + left, bottom - top, right - left)
         for top, bottom in _spans(region.height, size)
@@ -192,11 +197,12 @@ def _spans(length: int, size: int) -> list[tuple[int, int]]:
     size = max(size // 2 * 2, 2)
     count = -(-length // size)
     edges = [min(2 * round(i * length / count / 2), length) for i in range(count)] + [length]
-    return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+    return [(a, b) for a, b in pairwise(edges) if b > a]
 
 
 def jittered(piece: Piece, size: int, random: np.random.Generator) -> Window:
-    """A window of `size` px a side (or the whole region, where that is smaller) up to half a size away from the piece."""
+    """A window of `size` px a side (or the whole region, where that is smaller) up to half a size away from the
+    piece."""
     starts = []
     for origin, first, length in (
         (piece.window.row, piece.region.row, piece.region.height),

@@ -12,7 +12,8 @@ from asd_cli.density.sample import PixelSample
 
 @dataclass(frozen=True)
 class Scaling:
-    """low, high: (bands,) float32, the raw values that become -1 and +1 for the network (0 and 1 for virtual anomalies)."""
+    """low, high: (bands,) float32, the raw values that become -1 and +1 for the network (0 and 1 for virtual
+    anomalies)."""
 
     low: NDArray[np.float32]
     high: NDArray[np.float32]
@@ -25,7 +26,7 @@ class Scaling:
     @classmethod
     def by_maximum(cls, sample: PixelSample) -> Scaling:
         """The paper's ``(x / max - 0.5) / 0.5`` with the largest normal value of each band."""
-        return cls._widened(np.zeros_like(sample.maximum), sample.maximum)
+        return cls._widened(np.zeros(sample.bands), sample.maximum.astype(np.float64))
 
     @classmethod
     def _widened(cls, low: NDArray[np.float64], high: NDArray[np.float64]) -> Scaling:

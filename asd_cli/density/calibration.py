@@ -124,9 +124,7 @@ class Calibration:
         given = np.asarray(score, dtype=np.float64)
         outside = (given < 0.0) | (given > 1.0)
         if outside.any():
-            raise InputError(
-                f"score {given[outside].flat[0]:g} is outside 0 to 1; scores run from 0 to below 1"
-            )
+            raise InputError(f"score {given[outside].flat[0]:g} is outside 0 to 1; scores run from 0 to below 1")
         with np.errstate(divide="ignore"):
             return np.asarray(self.threshold * given / (1.0 - given))
 
@@ -194,8 +192,7 @@ def _ordered(distances: NDArray[np.floating]) -> FloatArray:
         _LOG.warning("calibration: %d of %d distances are not finite and left out", dropped, given.size)
     if values.size == 0:
         raise InputError(
-            f"calibration: none of {given.size} distances can be used;"
-            " give held-out tiles with valid normal pixels"
+            f"calibration: none of {given.size} distances can be used; give held-out tiles with valid normal pixels"
         )
     values.sort()
     if values[0] < 0.0:

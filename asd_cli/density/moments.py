@@ -53,9 +53,7 @@ class Moments:
         correction = centred.mean(axis=0)
         centred -= correction
         squares = np.einsum("ij,ij->i", centred, centred)
-        return cls(
-            len(values), mean + correction, centred.T @ centred, squares @ centred, float(squares @ squares)
-        )
+        return cls(len(values), mean + correction, centred.T @ centred, squares @ centred, float(squares @ squares))
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both sets together; associative and commutative up to rounding."""

@@ -86,9 +86,7 @@ class PixelSample:
         if not 0.0 <= q <= 1.0:
             raise InputError(f"quantile {q} is outside 0 to 1; give a share such as 0.98")
         if self.count == 0:
-            raise InputError(
-                "no valid pixel to take a quantile of; check the tiles, their masks and nodata value"
-            )
+            raise InputError("no valid pixel to take a quantile of; check the tiles, their masks and nodata value")
         if q in (0.0, 1.0):
             return (self.minimum if q == 0.0 else self.maximum).astype(np.float64)
         return np.quantile(self._rows.astype(np.float64), q, axis=0)

@@ -20,8 +20,8 @@ from asd_cli.errors import ModelFileError
 class TrainingBatch:
     """One step's pixels: raw images with their halo, and the pixels that count.
 
-    image, virtual: (B, bands, H + 2 halo, W + 2 halo) float32 on the raster's own range; `virtual` is the image as a virtual
-    anomaly. mask: (B, H, W) bool, True for valid pixels of the normal class.
+    image, virtual: (B, bands, H + 2 halo, W + 2 halo) float32 on the raster's own range; `virtual` is the image as a
+    virtual anomaly. mask: (B, H, W) bool, True for valid pixels of the normal class.
     """
 
     image: Tensor
@@ -80,11 +80,10 @@ class Detector(nn.Module, ABC):
             raise ModelFileError(f"the tensors do not fit the method {self.name}: {', '.join(odd[:5])}")
         for key, tensor in expected.items():
             given = arrays[key]
-            if tuple(tensor.shape) != given.shape or str(tensor.dtype).removeprefix("torch.") != str(given.dtype):
-                raise ModelFileError(
-                    f"tensor {key} is {given.dtype}{list(given.shape)}, not the {str(tensor.dtype).removeprefix('torch.')}"
-                    f"{list(tensor.shape)} of the method {self.name}"
-                )
+            wanted = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+            found = f"{given.dtype}{list(given.shape)}"
+            if found != wanted:
+                raise ModelFileError(f"tensor {key} is {found}, not the {wanted} of the method {self.name}")
         self.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
 
 

@@ -171,9 +171,7 @@ def _checked(
     """Own, flat copies without NaN scores; negative zero becomes zero, for the bit patterns' sake."""
     score, label = np.asarray(score), np.asarray(label)
     if score.shape != label.shape:
-        raise InputError(
-            f"scores {score.shape} and labels {label.shape} differ in shape; bring them onto one grid"
-        )
+        raise InputError(f"scores {score.shape} and labels {label.shape} differ in shape; bring them onto one grid")
     scored = ~np.isnan(score)
     scores = score[scored].astype(np.float32) + np.float32(0.0)
     labels = label[scored]

@@ -32,13 +32,9 @@ class Confusion:
         """
         called, label = np.asarray(called), np.asarray(label)
         if called.shape != label.shape:
-            raise InputError(
-                f"called pixels {called.shape} and labels {label.shape} differ in shape; use one grid"
-            )
+            raise InputError(f"called pixels {called.shape} and labels {label.shape} differ in shape; use one grid")
         if called.dtype != np.bool_ or label.dtype != np.bool_:
-            raise InputError(
-                f"called pixels are {called.dtype} and labels {label.dtype}; both must be boolean"
-            )
+            raise InputError(f"called pixels are {called.dtype} and labels {label.dtype}; both must be boolean")
         tp = int(np.count_nonzero(called & label))
         fp = int(np.count_nonzero(called)) - tp
         fn = int(np.count_nonzero(label)) - tp

@@ -53,9 +53,7 @@ def region_overlap(
     """
     regions, number = _regions(anomalous, label)
     if anomalous.dtype != np.bool_:
-        raise InputError(
-            f"called pixels are {anomalous.dtype}, not boolean; compare the scores with a threshold"
-        )
+        raise InputError(f"called pixels are {anomalous.dtype}, not boolean; compare the scores with a threshold")
     counted = regions if valid is None else np.where(valid, regions, 0)
     sizes = np.bincount(counted.reshape(-1), minlength=number + 1)[1:]
     covered = np.bincount(counted[anomalous], minlength=number + 1)[1:]
@@ -112,9 +110,7 @@ def _regions(pixels: NDArray[np.generic], label: NDArray[np.bool_]) -> tuple[NDA
             f"map {pixels.shape} and labels {label.shape} do not fit; both must be (H, W) or (tiles, H, W)"
         )
     if label.dtype != np.bool_:
-        raise InputError(
-            f"labels are {label.dtype}, not boolean; compare them with the anomalous class first"
-        )
+        raise InputError(f"labels are {label.dtype}, not boolean; compare them with the anomalous class first")
     touching = np.ones((3, 3), dtype=bool)
     if label.ndim == 3:
         touching = np.zeros((3, 3, 3), dtype=bool)

@@ -147,9 +147,7 @@ def upper_left(curve: RocCurve) -> OperatingPoint:
     return OperatingPoint(float(curve.thresholds[best]), float(curve.tpr[best]), float(curve.fpr[best]))
 
 
-def flat_pairs(
-    score: NDArray[np.floating], label: NDArray[np.bool_]
-) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+def flat_pairs(score: NDArray[np.floating], label: NDArray[np.bool_]) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
     """Scores and labels as vectors without the pixels whose score is NaN.
 
     Raises:
@@ -157,13 +155,9 @@ def flat_pairs(
     """
     score, label = np.asarray(score), np.asarray(label)
     if score.shape != label.shape:
-        raise InputError(
-            f"scores {score.shape} and labels {label.shape} differ in shape; bring them onto one grid"
-        )
+        raise InputError(f"scores {score.shape} and labels {label.shape} differ in shape; bring them onto one grid")
     if label.dtype != np.bool_:
-        raise InputError(
-            f"labels are {label.dtype}, not boolean; compare them with the anomalous class first"
-        )
+        raise InputError(f"labels are {label.dtype}, not boolean; compare them with the anomalous class first")
     scored = ~np.isnan(score)
     return score[scored], label[scored]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -61,8 +62,8 @@ class PatchNetwork(nn.Module):
 class DensePyramid(nn.Module):
     """Patch networks at several scales, one per scale and not shared; descriptors concatenated pixel by pixel.
 
-    Valid-mode: the input carries a halo of `halo` px on each side, which the output lacks; the caller pads. The result is
-    exactly equivariant to shifts by multiples of `align` px.
+    Valid-mode: the input carries a halo of `halo` px on each side, which the output lacks; the caller pads. The
+    result is exactly equivariant to shifts by multiples of `align` px.
     """
 
     def __init__(
@@ -78,19 +79,19 @@ class DensePyramid(nn.Module):
 
     def _reach(self, exponent: int) -> int:
         """Pixels that a score at this scale needs on its farther side."""
-        before = patch_reach(self.branches[0])
+        before = cast(PatchNetwork, self.branches[0]).before
         if exponent >= 0:
-            return math.ceil(before / 2**exponent)
-        return (before + 1) * 2**-exponent - 1
+            return math.ceil(before / (1 << exponent))
+        return (before + 1) * (1 << -exponent) - 1
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) -> (B, out_channels, H, W), any H and W of at least 1."""
-        parts = [self._branch(b, e, x) for b, e in zip(self.branches, self.exponents, strict=True)]
+        parts = [self._branch(cast(PatchNetwork, b), e, x) for b, e in zip(self.branches, self.exponents, strict=True)]
         return torch.cat(parts, dim=1)
 
-    def _branch(self, branch: nn.Module, exponent: int, x: Tensor) -> Tensor:
+    def _branch(self, branch: PatchNetwork, exponent: int, x: Tensor) -> Tensor:
         height, width = x.shape[-2] - 2 * self.halo, x.shape[-1] - 2 * self.halo
-        before, after = patch_reach(branch), patch_reach(branch, after=True)
+        before, after = branch.before, branch.after
         if exponent >= 0:
             factor = 2**exponent
             left = math.ceil(before / factor)
@@ -100,7 +101,7 @@ class DensePyramid(nn.Module):
                 x = F.interpolate(x, scale_factor=factor, mode="nearest")
             start = left * factor - before
             out = branch(x[..., start:, start:], stride=factor)
-            return out[..., :height, :width]  # type: ignore[no-any-return]
+            return cast(Tensor, out[..., :height, :width])
         factor = 2**-exponent
         rows, cols = math.ceil(height / factor), math.ceil(width / factor)
         small = x[..., ::factor, ::factor]  # the halo is a whole number of coarse pixels
@@ -110,12 +111,6 @@ class DensePyramid(nn.Module):
 
 def _crop(x: Tensor, offset: int, height: int, width: int) -> Tensor:
     return x[..., offset : offset + height, offset : offset + width]
-
-
-def patch_reach(branch: nn.Module, *, after: bool = False) -> int:
-    """Pixels of a branch's own (resized) image that count before (or `after`) the centre of a patch."""
-    reach = branch.after if after else branch.before
-    return int(reach)  # type: ignore[arg-type]
 
 
 def scale_exponent(scale: float) -> int:
@@ -134,7 +129,8 @@ def scale_exponent(scale: float) -> int:
 class MaskedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation whose batch statistics come from the pixels of a mask only.
 
-    With no mask, or in evaluation mode, it is `torch.nn.BatchNorm2d`. Pixels outside the mask are normalised too but have no say.
+    With no mask, or in evaluation mode, it is `torch.nn.BatchNorm2d`. Pixels outside the mask are normalised too but
+    have no say.
     """
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -25,8 +25,8 @@ class ChipReader(Protocol):
 def read_with_halo(reader: ChipReader, window: Window, halo: int) -> Chip:
     """Chip of the window grown by `halo` px on each side; invalid pixels near valid ones hold mirrored neighbours.
 
-    The fill of a pixel depends on pixels up to twice the halo away, so that much more is read: the result is the same however the scene
-    is cut into windows.
+    The fill of a pixel depends on pixels up to twice the halo away, so that much more is read: the result is the same
+    however the scene is cut into windows.
     """
     if not reader.may_have_invalid:
         return reader.read(window.expand(halo))

@@ -100,9 +100,7 @@ class Scene:
         self.may_have_invalid = not certain or bool(self._alpha or self._masks)
 
     @classmethod
-    def open(
-        cls, path: str | Path, *, bands: Sequence[int] | None = None, nodata: float | None = None
-    ) -> Scene:
+    def open(cls, path: str | Path, *, bands: Sequence[int] | None = None, nodata: float | None = None) -> Scene:
         """Open a raster; anything that GDAL reads, ``/vsizip/`` and the like included.
 
         Args:
@@ -199,9 +197,7 @@ def _open_dataset(name: str) -> Any:
         if not name or "No such file" in reason or "does not exist" in reason:
             raise RasterError(f"{name or '(empty name)'}: no such file; check the path") from error
         reason = reason.replace(f"'{name}'", "").replace(name, "").strip(" :.")
-        raise RasterError(
-            f"{name}: cannot be opened as a raster ({reason}); see what gdalinfo says of it"
-        ) from error
+        raise RasterError(f"{name}: cannot be opened as a raster ({reason}); see what gdalinfo says of it") from error
     if dataset.count:
         return dataset
     parts = list(dataset.subdatasets)

@@ -257,9 +257,7 @@ class MapWriter:
                     values = result.read([band], window=to_rasterio(window))
                     for block_row, block_col, (block,) in _blocks(window, values):
                         expected = self._digests.get((band, block_row, block_col))
-                        if _digest(block) != (
-                            _digest(np.full_like(block, np.nan)) if expected is None else expected
-                        ):
+                        if _digest(block) != (_digest(np.full_like(block, np.nan)) if expected is None else expected):
                             return False
         return True
 

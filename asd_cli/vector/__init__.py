@@ -1,0 +1,1 @@
+"""Vectors: polygons of anomalies, labels onto grids, vector files. geopandas, shapely and NumPy."""

@@ -106,9 +106,7 @@ class OpenComponents:
             self._outlines[slot].links.append((before, after))
         return _Strip(runs, owner, piece_id, number, carried)
 
-    def _describe(
-        self, strip: _Strip, scores: NDArray[np.float32], row: int
-    ) -> tuple[Facts, Histograms, Ints]:
+    def _describe(self, strip: _Strip, scores: NDArray[np.float32], row: int) -> tuple[Facts, Histograms, Ints]:
         """Facts and histograms of the strip's components, with what is known of them from above.
 
         The third value names the strip's component in which each component that was open has gone on.
@@ -153,9 +151,7 @@ class OpenComponents:
             if number < 0:
                 continue
             known = kept[number]
-            if known is None or len(known.chunks) < len(
-                outline.chunks
-            ):  # the short list goes into the long one
+            if known is None or len(known.chunks) < len(outline.chunks):  # the short list goes into the long one
                 known, outline = outline, known or Outline()  # noqa: PLW2901
             known.absorb(outline)
             kept[number] = known

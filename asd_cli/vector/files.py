@@ -73,9 +73,7 @@ def write_polygons(frame: gpd.GeoDataFrame, path: Path) -> None:
 def _write_with_gdal(frame: gpd.GeoDataFrame, path: Path, driver: str) -> None:
     options = {"COORDINATE_PRECISION": "9"} if driver == "GeoJSON" else {}
     if driver == "GeoJSON" and frame.crs is not None:
-        options["RFC7946"] = (
-            "YES"  # GDAL then transforms to EPSG:4326, winds rings and cuts at the antimeridian
-        )
+        options["RFC7946"] = "YES"  # GDAL then transforms to EPSG:4326, winds rings and cuts at the antimeridian
     with _fixed_clock(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
         pyogrio.write_dataframe(

@@ -128,9 +128,7 @@ def build_polygons(corners: Corners, shape: tuple[int, int], transform: Affine) 
     # One ring after the other, each closed by its own start.
     ring_ends = np.cumsum(lengths[rank] + 1)
     step = np.arange(ring_ends[-1]) - np.repeat(ring_ends - lengths[rank] - 1, lengths[rank] + 1)
-    index = order[
-        np.repeat(starts[rank], lengths[rank] + 1) + step % np.repeat(lengths[rank], lengths[rank] + 1)
-    ]
+    index = order[np.repeat(starts[rank], lengths[rank] + 1) + step % np.repeat(lengths[rank], lengths[rank] + 1)]
     row, column = np.divmod(corners.word[index] >> 3, shape[1] + 1)
     x = transform.a * column + transform.b * row + transform.c
     y = transform.d * column + transform.e * row + transform.f

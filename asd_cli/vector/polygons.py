@@ -146,9 +146,7 @@ class PolygonStream:
     def _end_strip(self) -> None:
         values = self._scores[self._sheet[1:, 1:-1]]
         if not np.all(values >= 0):
-            raise ValueError(
-                f"an anomalous pixel in the strip at row {self._row} has a negative score or none"
-            )
+            raise ValueError(f"an anomalous pixel in the strip at row {self._row} has a negative score or none")
         values = np.minimum(values, np.finfo(np.float32).max)
         closed = self._open.advance(self._sheet, values, self._row)
         if closed is not None:
@@ -178,18 +176,14 @@ class PolygonStream:
         order = np.argsort(first)
         if self._geographic:
             order = order[area[order] >= self._min_area]
-        data = {"id": np.arange(1, len(order) + 1)} | {
-            name: values[order] for name, values in columns.items()
-        }
+        data = {"id": np.arange(1, len(order) + 1)} | {name: values[order] for name, values in columns.items()}
         geometry = simplified(polygons[order], self._simplify)
         return gpd.GeoDataFrame(data, geometry=geometry, crs=self._crs)
 
     def _percentile(self, part: Closed) -> Floats:
         return part.histograms.percentile_95(len(part.facts.pixels), lower_is_anomalous=self._lower)
 
-    def _places(
-        self, polygons: NDArray[np.object_], pixels: NDArray[np.int64]
-    ) -> tuple[Floats, Floats, Floats]:
+    def _places(self, polygons: NDArray[np.object_], pixels: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
         """Areas in m2, longitudes and latitudes; NaN where the grid does not tell."""
         unknown = np.full(len(polygons), np.nan)
         if self._crs is None or len(polygons) == 0:

@@ -87,7 +87,7 @@ class PieceBatches:
             return read_piece(self._tiles, tile, window, self._halo)
 
 
-def _batch(data: PieceData, virtual: np.ndarray) -> TrainingBatch:  # type: ignore[type-arg]
+def _batch(data: PieceData, virtual: np.ndarray) -> TrainingBatch:
     image = torch.from_numpy(np.ascontiguousarray(data.chip.pixels))[None]
     return TrainingBatch(
         image, torch.from_numpy(np.ascontiguousarray(virtual))[None], torch.from_numpy(data.normal)[None]

@@ -1,4 +1,5 @@
-"""The state of an unfinished training beside its target: weights, optimizer, position. A safetensors file, whole or absent."""
+"""The state of an unfinished training beside its target: weights, optimizer, position. A safetensors file, whole or
+absent."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class Progress:
 
 
 class Checkpoint:
-    """Saves and restores a module and its optimizer; `fingerprint` tells whether a saved state belongs to this training."""
+    """Saves and restores a module and its optimizer; `fingerprint` tells whether a saved state belongs to this
+    training."""
 
     def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
         self.path = path
@@ -46,7 +48,8 @@ class Checkpoint:
         """Load the saved state into module and optimizer.
 
         Raises:
-            TrainingError: the file is damaged, or belongs to a training with other tiles or options (the text names them).
+            TrainingError: the file is damaged, or belongs to a training with other tiles or options (the text names
+            them).
         """
         from safetensors import SafetensorError, safe_open
 

@@ -38,7 +38,8 @@ Scorer = Callable[[TileSet, LabelledTile, Window], tuple[Floats, NDArray[np.bool
 class Figures:
     """One row of the table. NaN where a figure has no meaning (no anomalous or no normal pixel).
 
-    `calibrated` figures are at the model's own threshold, `oracle` ones at the upper-left point of the ROC curve of this very truth.
+    `calibrated` figures are at the model's own threshold, `oracle` ones at the upper-left point of the ROC curve of
+    this very truth.
     """
 
     name: str
@@ -61,7 +62,8 @@ class Figures:
 
 @dataclass(frozen=True)
 class EvaluateReport:
-    """Pooled figures, one row per anomalous class, one row per tile; `exact` is False where scores were binned (2^-12 wide)."""
+    """Pooled figures, one row per anomalous class, one row per tile; `exact` is False where scores were binned (2^-12
+    wide)."""
 
     pooled: Figures
     classes: tuple[Figures, ...]
@@ -146,11 +148,13 @@ def evaluate(
         rows.append(_figures(_short(source), own, None, threshold))
     report = EvaluateReport(
         pooled=_figures("pooled", pooled, None, threshold),
-        classes=tuple(_figures(tiles.classes.name(c), pooled, i, threshold) for c, i in index_of.items() if pooled.count(i)),
+        classes=tuple(
+            _figures(tiles.classes.name(c), pooled, i, threshold) for c, i in index_of.items() if pooled.count(i)
+        ),
         tiles=tuple(rows) if len(rows) > 1 else (),
         normal=tuple(tiles.classes.name(code) for code in sorted(tiles.normal_codes)),
         exact=pooled.exact,
-    )  # fmt: skip
+    )
     if not report.pooled.pixels:
         raise InputError("no pixel has both a score and a label; check --labels, nodata and --ignore-label")
     _write(options, report, pooled)
@@ -253,7 +257,8 @@ def _from_rasters(options: EvaluateOptions) -> tuple[TileSet, Scorer, float]:
 def _upwards(rates: NDArray[Any]) -> NDArray[Any]:
     """False-alarm rates in (0, 1] -> their negative decadic logarithm, >= 0, higher = more anomalous."""
     smallest = np.finfo(np.float32).smallest_subnormal
-    return np.maximum(-np.log10(np.maximum(rates, smallest)), 0).astype(rates.dtype)
+    upwards: NDArray[Any] = np.maximum(-np.log10(np.maximum(rates, smallest)), 0)
+    return upwards.astype(rates.dtype)
 
 
 def _score_tags(sources: list[TileSource]) -> dict[str, str]:

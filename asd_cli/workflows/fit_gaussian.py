@@ -62,8 +62,8 @@ def fit_gaussian(
 ) -> FitReport:
     """Fit on the normal pixels of the tiles and write a new model file. `progress` gets pieces done and in all.
 
-    With `update` the old moments are merged in, which equals fitting both sets of tiles at once; the calibration comes from the new
-    held-out pixels.
+    With `update` the old moments are merged in, which equals fitting both sets of tiles at once; the calibration
+    comes from the new held-out pixels.
 
     Raises:
         AsdError: model, tiles, labels or the target cannot be used.
@@ -82,18 +82,30 @@ def fit_gaussian(
     suspicious = suspicious_tiles(parts, old)
     warn_of_suspicious(suspicious, tiles)
     calibration, figures = calibrate(
-        detector, tiles, survey.held_out, device,
-        rate=options.false_alarm_rate or model.calibration.false_alarm_rate, seed=options.seed, advance=advance,
-    )  # fmt: skip
+        detector,
+        tiles,
+        survey.held_out,
+        device,
+        rate=options.false_alarm_rate or model.calibration.false_alarm_rate,
+        seed=options.seed,
+        advance=advance,
+    )
     header = _header(model, options, tiles, survey, figures)
     new = Model(header, detector.cpu(), calibration, moments, options.output)
     sha256 = new.write(overwrite=options.overwrite)
     return FitReport(
-        model=options.output, sha256=sha256, tiles=survey.training_tiles, skipped=survey.skipped,
-        held_out_tiles=survey.held_out_tiles, fitted_pixels=fitted.count, all_pixels=moments.count,
-        shrinkage=gaussian.shrinkage, condition=gaussian.condition,
-        suspicious={tiles.sources[i].path: ratio for i, ratio in suspicious.items()}, held_out=figures,
-    )  # fmt: skip
+        model=options.output,
+        sha256=sha256,
+        tiles=survey.training_tiles,
+        skipped=survey.skipped,
+        held_out_tiles=survey.held_out_tiles,
+        fitted_pixels=fitted.count,
+        all_pixels=moments.count,
+        shrinkage=gaussian.shrinkage,
+        condition=gaussian.condition,
+        suspicious={tiles.sources[i].path: ratio for i, ratio in suspicious.items()},
+        held_out=figures,
+    )
 
 
 def _load(options: FitGaussianOptions) -> tuple[Model, DescriptorDetector]:
@@ -116,9 +128,14 @@ def _header(
     if options.update:
         normal = list(dict.fromkeys([*model.header["normal"], *normal]))
     refit = {
-        "of_model": model.sha256, "update": options.update, "seed": options.seed, "holdout": options.holdout,
-        "tiles": survey.training_tiles, "held_out_tiles": survey.held_out_tiles, "normal_pixels": survey.sample.count,
-    }  # fmt: skip
+        "of_model": model.sha256,
+        "update": options.update,
+        "seed": options.seed,
+        "holdout": options.holdout,
+        "tiles": survey.training_tiles,
+        "held_out_tiles": survey.held_out_tiles,
+        "normal_pixels": survey.sample.count,
+    }
     size = model.header.get("pixel_size_m") if options.update else facts["pixel_size_m"]
     changed = {"normal": normal, "pixel_size_m": size, "refit": refit, "held_out": figures.as_json()}
     return model_header(**{**model.header, **changed})

@@ -22,8 +22,8 @@ from asd_cli.methods.base import DescriptorDetector, Detector
 from asd_cli.metrics.histogram import ScoreCollector
 from asd_cli.metrics.roc import auc
 from asd_cli.raster.windows import Window
-from asd_cli.workflows.mapping import BLOCK, BlockMapper
 from asd_cli.vector.labels import IGNORED
+from asd_cli.workflows.mapping import BLOCK, BlockMapper
 from asd_cli.workflows.models import prepared
 
 _log = logging.getLogger(__name__)
@@ -37,8 +37,9 @@ Advance = Callable[[int], None]
 class HeldOutFigures:
     """How the model does on held-out normal pixels.
 
-    median, threshold: distances. false_alarm_check: share of one half of the held-out pieces above the threshold that the other
-    half gives, None with a single piece. auc: against other classes in the held-out tiles, None without any.
+    median, threshold: distances. false_alarm_check: share of one half of the held-out pieces above the threshold that
+    the other half gives, None with a single piece. auc: against other classes in the held-out tiles, None without
+    any.
     """
 
     pixels: int
@@ -143,8 +144,8 @@ def suspicious_tiles(parts: dict[int, Moments], known: Moments | None = None) ->
     """Tiles whose pixels look anomalous under all others (and `known` moments).
 
     Returns:
-        The mean squared distance of their pixels, in units of the L that normal pixels have, where it is above 4 and above three times
-        the median of all tiles.
+        The mean squared distance of their pixels, in units of the L that normal pixels have, where it is above 4 and
+        above three times the median of all tiles.
     """
     indexes = list(parts)
     if len(indexes) + (known is not None) < 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from asd_cli.raster.windows import Window
 
 T = TypeVar("T")
 BLOCK = 128
-"""Pixels a side of the blocks that are computed at once: the fastest on CPUs among 64 to 512, and a divisor of every write window."""
+"""Pixels a side of the blocks that are computed at once: the fastest on CPUs among 64 to 512, and a divisor of every
+write window."""
 _BLOCKS_AT_ONCE = {"cpu": 1}  # one block fills the CPU's cache; elsewhere many keep the device busy
 
 
@@ -43,7 +44,8 @@ class BlockMapper:
     """Runs a network over a chip in blocks of one fixed shape, so that every window size does the same arithmetic.
 
     Args:
-        function: (B, C, BLOCK + 2 halo, BLOCK + 2 halo) -> (B, BLOCK, BLOCK) or (B, channels, BLOCK, BLOCK), on `device`.
+        function: (B, C, BLOCK + 2 halo, BLOCK + 2 halo) -> (B, BLOCK, BLOCK) or (B, channels, BLOCK, BLOCK), on
+        `device`.
         halo: pixels of context on each side.
         device: where to compute.
         channels: bands of the map.
@@ -84,7 +86,7 @@ class BlockMapper:
     def _compute(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
         tensor = torch.from_numpy(stack).to(self._device, memory_format=torch.channels_last)
         result = self._function(tensor).float().cpu().numpy()
-        return result.reshape(len(stack), self.channels, BLOCK, BLOCK)  # type: ignore[no-any-return]
+        return result.reshape(len(stack), self.channels, BLOCK, BLOCK)
 
 
 def _inner(start: int, halo: int) -> slice:
@@ -99,22 +101,18 @@ def map_scene(
     *,
     progress: Callable[[int], None] = lambda pixels: None,
 ) -> None:
-    """Map a scene window by window, in order: ``sink(window, map)`` gets (channels, h, w) float32, NaN where the scene is invalid.
+    """Map a scene window by window, in order: ``sink(window, map)`` gets (channels, h, w) float32, NaN where the
+    scene is invalid.
 
-    Reading runs one window ahead and the sink one behind, each in its own thread; at most four windows are in memory. The sink is
-    called from one thread. An error in any stage stops all of them and is raised here.
+    Reading runs one window ahead and the sink one behind, each in its own thread; at most four windows are in memory.
+    The sink is called from one thread. An error in any stage stops all of them and is raised here.
     """
-    chips = _ahead((window, _read(scene, window, mapper.halo)) for window in windows)
-
-    def results() -> Iterator[tuple[Window, NDArray[np.float32]]]:
-        for window, chip in chips:
+    chips = ((window, _read(scene, window, mapper.halo)) for window in windows)
+    with _Ahead(chips) as ahead, _Behind(sink) as behind:
+        for window, chip in ahead:
             inner = chip.valid[mapper.halo :, mapper.halo :][: window.height, : window.width]
             values = mapper(chip)[:, : window.height, : window.width]
             values[:, ~inner] = np.nan
-            yield window, values
-
-    with _Behind(sink) as behind:
-        for window, values in results():
             behind.put(window, values)
             progress(window.height * window.width)
 
@@ -123,46 +121,50 @@ def _read(scene: ChipReader, window: Window, halo: int) -> Chip:
     return read_with_halo(scene, window.round_up(BLOCK), halo)
 
 
-def _ahead(items: Iterator[T], depth: int = 1) -> Iterator[T]:
-    """Run an iterator in a thread, `depth` items ahead. Closing early, or an error, ends the thread."""
-    slots: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
+class _Ahead(Generic[T]):
+    """Iterates in a thread, `depth` items ahead; an error there is raised here. Leaving the context ends the thread."""
 
-    def put(entry: tuple[T | None, BaseException | None, bool]) -> None:
-        while not stop.is_set():
+    def __init__(self, items: Iterator[T], depth: int = 1) -> None:
+        self._items = items
+        self._slots: queue.Queue[T | BaseException | None] = queue.Queue(maxsize=depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="asd-read", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                self._put(item)
+                if self._stop.is_set():
+                    return
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, entry: T | BaseException | None) -> None:
+        while not self._stop.is_set():
             try:
-                slots.put(entry, timeout=0.1)
-                return
+                return self._slots.put(entry, timeout=0.1)
             except queue.Full:
                 continue
 
-    def run() -> None:
-        try:
-            for item in items:
-                put((item, None, False))
-                if stop.is_set():
-                    return
-            put((None, None, True))
-        except BaseException as error:
-            put((None, error, True))
+    def __iter__(self) -> Iterator[T]:
+        while (entry := self._slots.get()) is not None:
+            if isinstance(entry, BaseException):
+                raise entry
+            yield entry
 
-    thread = threading.Thread(target=run, name="asd-read", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error, last = slots.get()
-            if error is not None:
-                raise error
-            if last:
-                return
-            yield item  # type: ignore[misc]
-    finally:
-        stop.set()
-        thread.join()
+    def __enter__(self) -> _Ahead[T]:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
 
 
 class _Behind:
-    """Calls a function in one thread, in order, at most one call behind; its error is raised at the next `put` or at the end."""
+    """Calls a function in one thread, in order, at most one call behind; its error is raised at the next `put` or at
+    the end."""
 
     def __init__(self, sink: Callable[[Window, NDArray[np.float32]], None]) -> None:
         self._sink = sink

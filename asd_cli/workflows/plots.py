@@ -23,13 +23,19 @@ def plot_curves(folder: Path, curve: RocCurve, threshold: float, *, overwrite: b
     pr = precision_recall(curve)
     with StagedFiles(overwrite=overwrite) as staged:
         _plot(
-            staged.stage(folder / "roc.png"), curve.fpr, curve.tpr, (at.false_alarm_rate, at.recall),
+            staged.stage(folder / "roc.png"),
+            curve.fpr,
+            curve.tpr,
+            (at.false_alarm_rate, at.recall),
             labels=("false-alarm rate", "share of anomalous pixels found", f"ROC, AUC {auc(curve):.3f}"),
-        )  # fmt: skip
+        )
         _plot(
-            staged.stage(folder / "precision_recall.png"), pr.recall, pr.precision, (at.recall, at.precision),
+            staged.stage(folder / "precision_recall.png"),
+            pr.recall,
+            pr.precision,
+            (at.recall, at.precision),
             labels=("recall", "precision", f"Precision and recall, AP {average_precision(curve):.3f}"),
-        )  # fmt: skip
+        )
         staged.commit()
 
 
@@ -39,7 +45,7 @@ def _plot(
     y: np.ndarray,
     mark: tuple[float, float],
     *,
-    labels: tuple[str, str, str],  # type: ignore[type-arg]
+    labels: tuple[str, str, str],
 ) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

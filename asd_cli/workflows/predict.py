@@ -67,8 +67,8 @@ class PredictReport:
         """One line for people."""
         found = "" if self.polygon_count is None else f", {self.polygon_count} polygons"
         return (
-            f"{self.scene}: {self.width} x {self.height} px, {self.anomalous_share:.3%} of {self.valid_pixels} valid pixels "
-            f"anomalous{found}, {self.seconds:.1f} s"
+            f"{self.scene}: {self.width} x {self.height} px, {self.anomalous_share:.3%} of {self.valid_pixels} "
+            f"valid pixels anomalous{found}, {self.seconds:.1f} s"
         )
 
     def paths(self) -> list[Path]:
@@ -85,7 +85,8 @@ def predict(
 ) -> list[PredictReport]:
     """Map every scene. `progress` gets pixels done and in all.
 
-    Every input and target is checked before the first pixel is computed. Memory depends on the window, never on the scene.
+    Every input and target is checked before the first pixel is computed. Memory depends on the window, never on the
+    scene.
 
     Raises:
         AsdError: a scene, the model or a target cannot be used.
@@ -199,7 +200,8 @@ def _check_targets(jobs: list[Job], *, overwrite: bool) -> None:
 def open_scene(path: str, model: Model, bands: tuple[int, ...] | None, nodata: float | None) -> Scene:
     """A scene with the bands that the model needs.
 
-    Without `bands` they are all of the scene's if the count fits, else those of the training tiles if the scene has as many bands as these had.
+    Without `bands` they are all of the scene's if the count fits, else those of the training tiles if the scene has
+    as many bands as these had.
 
     Raises:
         RasterError: the scene cannot be read or its bands do not fit the model.
@@ -226,8 +228,11 @@ def _advise(scene: Scene, model: Model) -> None:
         _log.warning(
             "%s: pixels of %.3g m, but the model was trained at %.3g m; resample the scene first "
             "(gdalwarp -tr, %.3g times its pixel size) or train at its size",
-            scene.path, mine, theirs, theirs / mine,
-        )  # fmt: skip
+            scene.path,
+            mine,
+            theirs,
+            theirs / mine,
+        )
 
 
 class _Sink:
@@ -285,10 +290,18 @@ def _map_one(
             count = len(frame)
         staged.commit()
     return PredictReport(
-        scene=job.scene, raster=job.raster, polygons=job.polygons, width=grid.width, height=grid.height,
-        valid_pixels=sink.valid, anomalous_pixels=sink.anomalous, polygon_count=count,
-        score=options.score, threshold=scale.threshold, seconds=time.monotonic() - start,
-    )  # fmt: skip
+        scene=job.scene,
+        raster=job.raster,
+        polygons=job.polygons,
+        width=grid.width,
+        height=grid.height,
+        valid_pixels=sink.valid,
+        anomalous_pixels=sink.anomalous,
+        polygon_count=count,
+        score=options.score,
+        threshold=scale.threshold,
+        seconds=time.monotonic() - start,
+    )
 
 
 def _tags(model: Model, scale: ScoreScale, job: Job, options: PredictOptions) -> dict[str, str]:

@@ -105,5 +105,7 @@ def warn_of_suspicious(ratios: Mapping[int, float], tiles: TileSet) -> None:
     for index, ratio in sorted(ratios.items(), key=lambda item: -item[1]):
         _log.warning(
             "%s: its normal pixels look anomalous under the other tiles (mean squared distance %.1f times the usual); "
-            "check its labels", tiles.sources[index].path, ratio,
-        )  # fmt: skip
+            "check its labels",
+            tiles.sources[index].path,
+            ratio,
+        )

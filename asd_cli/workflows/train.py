@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from asd_cli.data.augment import PAPER_AMPLITUDES, Amplitudes, VirtualAnomalies
+from asd_cli.data.augment import VirtualAnomalies
 from asd_cli.data.pieces import Survey, survey_tiles
 from asd_cli.data.scaling import Scaling
 from asd_cli.data.tiles import TileSet
@@ -33,32 +33,12 @@ from asd_cli.workflows.fitting import (
     tile_moments,
 )
 from asd_cli.workflows.models import Model
+from asd_cli.workflows.recipes import RECIPES, schedule_of
 from asd_cli.workflows.tilesets import normal_names, open_tiles, tile_facts, warn_of_suspicious
 from asd_cli.workflows.training import Schedule, TrainingLoop
 
 _log = logging.getLogger(__name__)
 Progress = Callable[..., None]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What `--recipe` stands for; `paper` is the paper's schedule to the letter."""
-
-    epochs: int
-    steps_per_epoch: int | None
-    warmup_epochs: int
-    learning_rate: float
-    weight_decay: float
-    cosine: bool
-    jitter: bool
-    review_pieces: int | None
-    amplitudes: Amplitudes
-
-
-RECIPES = {
-    "quick": Recipe(16, 25, 3, 2e-3, 1e-5, True, True, 48, Amplitudes()),
-    "paper": Recipe(100, None, 10, 1e-4, 1e-5, False, False, None, PAPER_AMPLITUDES),
-}
 
 
 @dataclass(frozen=True)
@@ -88,7 +68,8 @@ class TrainReport:
 
 
 def train(options: TrainOptions, *, progress: Progress = lambda done, total, figures=None: None) -> TrainReport:
-    """Train, fit the Gaussian, calibrate, and write the model file. `progress` gets steps done, in all, and the latest figures.
+    """Train, fit the Gaussian, calibrate, and write the model file. `progress` gets steps done, in all, and the
+    latest figures.
 
     Raises:
         AsdError: tiles, labels, options or the target cannot be used.
@@ -107,10 +88,16 @@ def train(options: TrainOptions, *, progress: Progress = lambda done, total, fig
     scaling = Scaling.by_maximum(survey.sample) if options.recipe == "paper" else Scaling.robust(survey.sample)
     method.set_scaling(scaling)
     batches = PieceBatches(
-        tiles, survey, scaling, VirtualAnomalies(recipe.amplitudes),
-        halo=method.halo, seed=options.seed, crop=options.crop if recipe.jitter else None, review_pieces=recipe.review_pieces,
-    )  # fmt: skip
-    schedule, warmup = _schedule(recipe, options, len(batches.pieces))
+        tiles,
+        survey,
+        scaling,
+        VirtualAnomalies(recipe.amplitudes),
+        halo=method.halo,
+        seed=options.seed,
+        crop=options.crop if recipe.jitter else None,
+        review_pieces=recipe.review_pieces,
+    )
+    schedule, warmup = schedule_of(recipe, steps=options.steps, pieces=len(batches.pieces))
     checkpoint = Checkpoint(checkpoint_path, _fingerprint(options, tiles, survey))
     loop = TrainingLoop(
         AsdObjective(method, AsdLosses(**losses, form=options.loss_form, warmup_epochs=warmup)),
@@ -126,10 +113,17 @@ def train(options: TrainOptions, *, progress: Progress = lambda done, total, fig
     sha256 = model.write(overwrite=options.overwrite)
     checkpoint.remove()
     return TrainReport(
-        model=options.output, sha256=sha256, normal=tuple(normal_names(tiles, options.tiles)), tiles=survey.training_tiles, skipped=survey.skipped,
-        held_out_tiles=survey.held_out_tiles, normal_pixels=survey.sample.count, steps=schedule.steps,
-        seconds=time.monotonic() - start, held_out=figures,
-    )  # fmt: skip
+        model=options.output,
+        sha256=sha256,
+        normal=tuple(normal_names(tiles, options.tiles)),
+        tiles=survey.training_tiles,
+        skipped=survey.skipped,
+        held_out_tiles=survey.held_out_tiles,
+        normal_pixels=survey.sample.count,
+        steps=schedule.steps,
+        seconds=time.monotonic() - start,
+        held_out=figures,
+    )
 
 
 def _losses(options: TrainOptions) -> dict[str, bool]:
@@ -147,7 +141,7 @@ def _check_targets(options: TrainOptions) -> Path:
     if path.exists() and not options.resume:
         if not options.overwrite:
             raise OutputError(
-                f"{path}: an unfinished training left this checkpoint; go on with --resume or start over with --overwrite"
+                f"{path}: an unfinished training left this; go on with --resume or start over with --overwrite"
             )
         path.unlink()
     if options.resume and not path.exists():
@@ -165,16 +159,6 @@ def _new_method(options: TrainOptions, bands: int) -> AsdMethod:
             return AsdMethod.create(bands, length=options.length, scales=options.scales, patch_size=options.patch_size)
         except ValueError as error:
             raise InputError(f"--scales, --length or --patch-size: {error}") from error
-
-
-def _schedule(recipe: Recipe, options: TrainOptions, pieces: int) -> tuple[Schedule, int]:
-    """Steps and rates, and the number of warm-up epochs."""
-    steps_per_epoch = recipe.steps_per_epoch or pieces
-    steps = options.steps or recipe.epochs * steps_per_epoch
-    epochs = -(-steps // steps_per_epoch)
-    warmup = min(recipe.warmup_epochs, epochs * recipe.warmup_epochs // recipe.epochs)
-    decay = "cosine" if recipe.cosine else "none"
-    return Schedule(steps, steps_per_epoch, recipe.learning_rate, recipe.weight_decay, decay), warmup  # type: ignore[arg-type]
 
 
 def _fingerprint(options: TrainOptions, tiles: TileSet, survey: Survey) -> dict[str, Any]:
@@ -230,11 +214,18 @@ def _finish(
         config=method.config(),
         **tile_facts(tiles, options.tiles),
         training={
-            "recipe": options.recipe, "steps": schedule.steps, "crop": options.crop, "seed": options.seed,
-            "losses": [name for name in LOSSES if name not in options.without], "loss_form": options.loss_form,
-            "virtual_anomalies": recipe.amplitudes.as_json(), "holdout": options.holdout,
-            "tiles": survey.training_tiles, "held_out_tiles": survey.held_out_tiles, "normal_pixels": survey.sample.count,
+            "recipe": options.recipe,
+            "steps": schedule.steps,
+            "crop": options.crop,
+            "seed": options.seed,
+            "losses": [name for name in LOSSES if name not in options.without],
+            "loss_form": options.loss_form,
+            "virtual_anomalies": recipe.amplitudes.as_json(),
+            "holdout": options.holdout,
+            "tiles": survey.training_tiles,
+            "held_out_tiles": survey.held_out_tiles,
+            "normal_pixels": survey.sample.count,
         },
         held_out=figures.as_json(),
-    )  # fmt: skip
-    return Model(header, method.cpu(), calibration, moments, options.output), figures  # type: ignore[arg-type]
+    )
+    return Model(header, method.cpu(), calibration, moments, options.output), figures

@@ -151,7 +151,7 @@ class TrainingLoop:
         values = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
         if not math.isfinite(values["loss"]):
             raise TrainingError(
-                f"the loss is no longer finite at step {step + 1}; check the tiles for odd values (asd train --bands, --nodata)"
+                f"the loss is no longer finite at step {step + 1}; check the tiles for odd values (--bands, --nodata)"
             )
         return values
 

@@ -17,9 +17,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "gaussian.npz"
 
 def correlated(count: int, length: int, seed: int = 0) -> NDArray[np.float64]:
     random = np.random.default_rng(seed)
-    return random.normal(size=(count, length)) @ random.normal(size=(length, length)) + random.normal(
-        size=length
-    )
+    return random.normal(size=(count, length)) @ random.normal(size=(length, length)) + random.normal(size=length)
 
 
 def test_golden_numbers() -> None:
@@ -60,9 +58,7 @@ def test_whitening_is_a_root_of_the_precision() -> None:
 def test_distance_equals_the_formula_row_by_row() -> None:
     fitted = fit_ledoit_wolf(Moments.of(correlated(500, 3)))
     values = np.random.default_rng(3).normal(size=(20, 3))
-    expected = [
-        np.sqrt((x - fitted.mean) @ np.linalg.inv(fitted.covariance) @ (x - fitted.mean)) for x in values
-    ]
+    expected = [np.sqrt((x - fitted.mean) @ np.linalg.inv(fitted.covariance) @ (x - fitted.mean)) for x in values]
     np.testing.assert_allclose(fitted.distance(values), expected, rtol=1e-10)
     values[4, 1] = np.nan
     assert np.flatnonzero(np.isnan(fitted.distance(values))).tolist() == [4]

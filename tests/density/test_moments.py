@@ -48,9 +48,7 @@ def test_covariance_is_numpy_s(values: NDArray[np.float64]) -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6, -1e6])
-def test_merging_parts_of_different_means_equals_the_whole(
-    values: NDArray[np.float64], offset: float
-) -> None:
+def test_merging_parts_of_different_means_equals_the_whole(values: NDArray[np.float64], offset: float) -> None:
     shifted = values + offset
     order = np.argsort(shifted[:, 0])
     parts = [Moments.of(part) for part in np.split(shifted[order], [1, 2, 100, 650])]

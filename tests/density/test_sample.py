@@ -14,9 +14,7 @@ Batches = dict[tuple[int, ...], NDArray[np.float32]]
 
 def batches(seed: int, sizes: list[int], bands: int = 2) -> Batches:
     random = np.random.default_rng(seed)
-    return {
-        (3, place): random.normal(size=(size, bands)).astype(np.float32) for place, size in enumerate(sizes)
-    }
+    return {(3, place): random.normal(size=(size, bands)).astype(np.float32) for place, size in enumerate(sizes)}
 
 
 def sample_of(parts: Batches, capacity: int, order: list[tuple[int, ...]] | None = None) -> PixelSample:

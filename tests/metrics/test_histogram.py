@@ -157,9 +157,7 @@ def test_invalid_pixels_and_errors(target: type[ScoreHistogram] | type[ScoreColl
     sink.add(np.zeros(0), np.zeros(0, dtype=np.uint8))
     with pytest.raises(InputError, match=r"score -0\.5 is negative"):
         sink.add(np.array([-0.5]), np.array([0]))
-    with pytest.raises(
-        InputError, match=r"label classes 0 to 255 are outside 0 to 254; leave out ignored pixels"
-    ):
+    with pytest.raises(InputError, match=r"label classes 0 to 255 are outside 0 to 254; leave out ignored pixels"):
         sink.add(np.ones(2), np.array([0, 255]))
     with pytest.raises(InputError, match=r"scores \(2,\) and labels \(3,\) differ in shape"):
         sink.add(np.ones(2), np.array([0, 1, 1]))

@@ -12,9 +12,7 @@ from asd_cli.metrics.roc import roc_curve
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    count=st.integers(4, 200), threshold=st.sampled_from([0.0, 2.0, 2.5, 4.0]), seed=st.integers(0, 10_000)
-)
+@given(count=st.integers(4, 200), threshold=st.sampled_from([0.0, 2.0, 2.5, 4.0]), seed=st.integers(0, 10_000))
 def test_equals_scikit_learn(count: int, threshold: float, seed: int) -> None:
     random = np.random.default_rng(seed)
     label = random.random(count) < 0.4

@@ -70,7 +70,9 @@ def test_reach_is_within_the_halo_and_no_wider_than_stated() -> None:
     top=st.integers(0, 9), left=st.integers(0, 9), height=st.integers(1, 20), width=st.integers(1, 20),
     scales=st.sampled_from([(0.5, 1.0, 2.0), (1.0,), (0.25, 1.0), (2.0, 4.0)]),
 )  # fmt: skip
-def test_aligned_windows_equal_the_whole(top: int, left: int, height: int, width: int, scales: tuple[float, ...]) -> None:
+def test_aligned_windows_equal_the_whole(
+    top: int, left: int, height: int, width: int, scales: tuple[float, ...]
+) -> None:
     torch.manual_seed(1)
     pyramid = DensePyramid(2, 2, scales=scales).double()
     h = pyramid.halo

@@ -63,9 +63,7 @@ def test_fill_is_its_definition(seed: int, height: int, width: int, share: float
     row=st.integers(0, 8),
     col=st.integers(0, 8),
 )
-def test_a_crop_with_margin_fills_as_the_whole(
-    seed: int, share: float, reach: int, row: int, col: int
-) -> None:
+def test_a_crop_with_margin_fills_as_the_whole(seed: int, share: float, reach: int, row: int, col: int) -> None:
     margin = fill_margin(reach)
     chip = random_chip(seed, 2 * margin + 14, 2 * margin + 16, share)
     box = np.s_[row : row + 2 * margin + 6, col : col + 2 * margin + 8]

@@ -51,9 +51,7 @@ def test_geographic_area_is_the_ellipsoids(latitude: float) -> None:
 def test_no_metres_without_crs_or_transform() -> None:
     assert grid(crs=None).pixel_size_m is None
     assert grid(Affine.identity()).pixel_area_m2 is None
-    assert (
-        grid(Affine(1, 0, 0, 0, -1, 400), CRS.from_epsg(4326)).pixel_size_m is None
-    )  # latitude beyond the pole
+    assert grid(Affine(1, 0, 0, 0, -1, 400), CRS.from_epsg(4326)).pixel_size_m is None  # latitude beyond the pole
     assert not grid(crs=None).is_geographic
 
 
@@ -71,15 +69,11 @@ def test_same_as() -> None:
 
 def test_window_transform() -> None:
     turned = grid(NORTH_UP @ Affine.rotation(20))
-    assert turned.window_transform(Window(7, 5, 1, 1)).almost_equals(
-        turned.transform @ Affine.translation(5, 7)
-    )
+    assert turned.window_transform(Window(7, 5, 1, 1)).almost_equals(turned.transform @ Affine.translation(5, 7))
 
 
 def test_from_dataset(make_raster: Callable[..., Path]) -> None:
-    path = make_raster(
-        np.zeros((1, 3, 4), np.uint8), edit=lambda dataset: dataset.update_tags(AREA_OR_POINT="Point")
-    )
+    path = make_raster(np.zeros((1, 3, 4), np.uint8), edit=lambda dataset: dataset.update_tags(AREA_OR_POINT="Point"))
     with open_raster(path) as dataset:
         found = Grid.from_dataset(dataset)
     assert found.shape == (3, 4)

@@ -263,9 +263,7 @@ def test_bands_that_do_not_exist(make_raster: Make, rng: np.random.Generator) ->
     assert "no band selected; choose from 1 to 3" in refusal(path, bands=[])
     one = make_raster(bytes_image(rng, 1), "one.tif")
     assert "the raster has 1 band," in refusal(one, bands=[2])
-    alpha = make_raster(
-        bytes_image(rng, 1), "x.tif", edit=lambda d: setattr(d, "colorinterp", [ColorInterp.alpha])
-    )
+    alpha = make_raster(bytes_image(rng, 1), "x.tif", edit=lambda d: setattr(d, "colorinterp", [ColorInterp.alpha]))
     assert "an alpha band only" in refusal(alpha)
 
 
@@ -273,9 +271,7 @@ def test_kinds_that_are_refused(make_raster: Make) -> None:
     path = make_raster(np.ones((1, 3, 3), np.complex64), "c.tif")
     assert refusal(path).startswith(f"{path}: band 1 holds complex numbers (complex64); convert it")
     path = make_raster(np.ones((1, 3, 3), np.uint8), edit=lambda d: d.write_colormap(1, {1: (9, 9, 9, 255)}))
-    assert refusal(path) == (
-        f"{path}: band 1 is colour-mapped; expand it first: gdal_translate -expand rgb IN OUT"
-    )
+    assert refusal(path) == (f"{path}: band 1 is colour-mapped; expand it first: gdal_translate -expand rgb IN OUT")
 
 
 def test_subdatasets_are_listed(make_raster: Make, tmp_path: Path) -> None:

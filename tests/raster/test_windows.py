@@ -31,19 +31,13 @@ def test_reflected_indices_are_numpy_reflect(length: int, before: int, after: in
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    length=st.integers(1, 12), start=st.integers(-50, 50), count=st.integers(1, 20), more=st.integers(0, 30)
-)
-def test_reflected_indices_of_a_part_are_part_of_the_whole(
-    length: int, start: int, count: int, more: int
-) -> None:
+@given(length=st.integers(1, 12), start=st.integers(-50, 50), count=st.integers(1, 20), more=st.integers(0, 30))
+def test_reflected_indices_of_a_part_are_part_of_the_whole(length: int, start: int, count: int, more: int) -> None:
     whole = reflected_indices(start - more, start + count + more, length)
     np.testing.assert_array_equal(reflected_indices(start, start + count, length), whole[more : more + count])
 
 
-@pytest.mark.parametrize(
-    ("value", "multiple", "expected"), [(0, 4, 0), (1, 4, 4), (4, 4, 4), (5, 4, 8), (7, 1, 7)]
-)
+@pytest.mark.parametrize(("value", "multiple", "expected"), [(0, 4, 0), (1, 4, 4), (4, 4, 4), (5, 4, 8), (7, 1, 7)])
 def test_round_up(value: int, multiple: int, expected: int) -> None:
     assert round_up(value, multiple) == expected
 

@@ -156,9 +156,7 @@ def test_rows_of_narrow_windows_and_vertices(
             polygons.add(w, mask[part], score[part])
         row += height
     frame = polygons.finish()
-    assert_identical(
-        frame, stream(mask, score, transform=Affine.identity(), crs=None, connectivity=connectivity)
-    )
+    assert_identical(frame, stream(mask, score, transform=Affine.identity(), crs=None, connectivity=connectivity))
     for ring in shapely.get_rings(shapely.get_parts(frame.geometry.to_numpy())):
         steps = np.diff(shapely.get_coordinates(ring), axis=0)
         assert (np.count_nonzero(steps, axis=1) == 1).all()
@@ -246,9 +244,7 @@ def test_geographic_area_is_ellipsoidal(step: float) -> None:
     mask[3:5, 3:5] = False
     transform = Affine(step, 0, 11.0, 0, -step, 60.0)
     frame = stream(mask, size=4, crs=CRS.from_epsg(4326), transform=transform)
-    dense = shapely.segmentize(
-        frame.geometry[0], step / 20 if step > 1 else step
-    )  # geodesics along parallels
+    dense = shapely.segmentize(frame.geometry[0], step / 20 if step > 1 else step)  # geodesics along parallels
     area, _ = pyproj.Geod(ellps="WGS84").geometry_area_perimeter(dense)
     assert frame.loc[0, "area_m2"] == pytest.approx(abs(area), rel=1e-6 if step < 1 else 1e-4)
     centre = shapely.centroid(frame.geometry[0])
@@ -256,16 +252,12 @@ def test_geographic_area_is_ellipsoidal(step: float) -> None:
 
 
 def test_geographic_areas_of_pixels_add_up_to_the_sphere() -> None:
-    frame = stream(
-        np.ones((180, 360), bool), size=50, crs=CRS.from_epsg(4326), transform=Affine(1, 0, -180, 0, -1, 90)
-    )
+    frame = stream(np.ones((180, 360), bool), size=50, crs=CRS.from_epsg(4326), transform=Affine(1, 0, -180, 0, -1, 90))
     assert frame.loc[0, "area_m2"] == pytest.approx(5.10065621724e14, rel=1e-9)  # surface of WGS 84
 
 
 def test_feet_are_turned_into_metres() -> None:
-    frame = stream(
-        np.ones((2, 2), bool), crs=CRS.from_epsg(2263), transform=Affine(100, 0, 9e5, 0, -100, 2e5)
-    )
+    frame = stream(np.ones((2, 2), bool), crs=CRS.from_epsg(2263), transform=Affine(100, 0, 9e5, 0, -100, 2e5))
     assert frame.loc[0, "area_m2"] == pytest.approx(4 * (100 * 1200 / 3937) ** 2)
 
 
@@ -286,9 +278,7 @@ def test_without_crs_area_and_place_are_null() -> None:
         (CRS.from_epsg(4326), Affine(1e-4, 0, 10, 0, -1e-4, 0), 300, [6, 3]),
     ],
 )
-def test_min_area_drops_and_renumbers(
-    crs: CRS | None, transform: Affine, min_area: float, kept: list[int]
-) -> None:
+def test_min_area_drops_and_renumbers(crs: CRS | None, transform: Affine, min_area: float, kept: list[int]) -> None:
     mask = np.zeros((8, 8), bool)
     mask[0, 0] = mask[1:3, 2:5] = mask[5, 0:2] = mask[5:8, 7] = True
     for size in (2, 3, 8):
@@ -304,9 +294,7 @@ def test_simplify_keeps_attributes_type_and_validity() -> None:
     assert_identical(simple.set_geometry(exact.geometry), exact)
     assert simple.geometry[0].is_valid
     assert simple.geometry[0].geom_type == "MultiPolygon"
-    assert (
-        shapely.get_num_coordinates(simple.geometry[0]) < shapely.get_num_coordinates(exact.geometry[0]) / 2
-    )
+    assert shapely.get_num_coordinates(simple.geometry[0]) < shapely.get_num_coordinates(exact.geometry[0]) / 2
     assert exact.geometry[0].hausdorff_distance(simple.geometry[0]) <= 15.0
 
 

@@ -146,9 +146,7 @@ def test_upper_case_suffix(tmp_path: Path) -> None:
 
 
 def test_unknown_suffix_names_the_four(tmp_path: Path) -> None:
-    with pytest.raises(
-        OutputError, match=r"cannot be written as '\.shp'; use \.gpkg, \.geojson, \.fgb, \.parquet"
-    ):
+    with pytest.raises(OutputError, match=r"cannot be written as '\.shp'; use \.gpkg, \.geojson, \.fgb, \.parquet"):
         write_polygons(polygons(), tmp_path / "out.shp")
 
 

@@ -20,8 +20,8 @@ class EncoderOutput(NamedTuple):
 class PyramidEncoder(nn.Module):
     """f1 of the paper: pixels to descriptors.
 
-    Scales S_s = {0.5, 1, 2} (any powers of two), patch P = 15, descriptor length L = 5. Valid-mode: the input carries `halo`
-    px on each side (16 by default) that the caller pads; shifts by multiples of `align` px change nothing.
+    Scales S_s = {0.5, 1, 2} (any powers of two), patch P = 15, descriptor length L = 5. Valid-mode: the input carries
+    `halo` px on each side (16 by default) that the caller pads; shifts by multiples of `align` px change nothing.
     """
 
     def __init__(

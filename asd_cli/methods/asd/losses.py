@@ -1,9 +1,10 @@
 """The three losses of ASD (AAAI 2023, Eq. 2-5), each a mean over the pixels of a mask.
 
 The paper sums squares over the channels of a pixel and takes the plain reciprocal for the diverse loss; the authors'
-program takes the mean over pixels *and* channels and adds 1e-3 to the denominator. Both are here as `form`. The default is
-``"published"``: its weights do not change with the number of bands or descriptors, and its diverse loss is bounded when the two
-descriptor maps coincide, where the paper's is infinite.
+program takes the mean over pixels *and* channels and adds 1e-3 to the denominator. Both are here as `form`. The
+default is
+``"published"``: its weights do not change with the number of bands or descriptors, and its diverse loss is bounded
+when the two descriptor maps coincide, where the paper's is infinite.
 """
 
 from __future__ import annotations

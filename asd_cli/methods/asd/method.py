@@ -82,7 +82,8 @@ class AsdMethod(DescriptorDetector):
     def distances(self, x: Tensor) -> Tensor:
         """Mahalanobis distance of each pixel's descriptor from the normal Gaussian (AAAI 2023, Eq. 7)."""
         weight = self.whitening.view(self.length, self.length, 1, 1)
-        return nn.functional.conv2d(self.descriptors(x) - self.mean.view(1, -1, 1, 1), weight).norm(dim=1)
+        distance: Tensor = nn.functional.conv2d(self.descriptors(x) - self.mean.view(1, -1, 1, 1), weight).norm(dim=1)
+        return distance
 
     def set_gaussian(self, gaussian: Gaussian) -> None:
         """Measure distances from this Gaussian from now on."""

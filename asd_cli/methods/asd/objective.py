@@ -68,8 +68,10 @@ class AsdObjective:
     ) -> dict[str, float]:
         """Renew centre and radius from all training descriptors; called before the first epoch and after each.
 
-        The centre is first set when the warm-up ends; the radius stays at 3 until the compact loss has run for an epoch, then is the
-        mean over images of their largest distance. The held-out figure is the mean distance from the centre in units of R.
+        The centre is first set when the warm-up ends; the radius stays at 3 until the compact loss has run for an
+        epoch, then is the mean over images of their largest distance. The held-out figure is the mean distance from
+        the centre in units
+        of R.
         """
         method = self.module
         method.eval()
