@@ -37,7 +37,7 @@ class TrainOptions:
     method: str = "asd"
     recipe: Literal["quick", "paper"] = "quick"
     steps: int | None = None
-    crop: int = 256
+    crop: int | None = None
     length: int = 5
     scales: tuple[float, ...] = (0.5, 1.0, 2.0)
     patch_size: int = 15

@@ -45,7 +45,7 @@ Examples:
     "--crop",
     type=click.IntRange(32, 4096),
     default=default(TrainOptions, "crop"),
-    help="Side of a training crop in pixels.",
+    help="Side of a training crop in pixels. [default: the recipe's, 128 or 256]",
 )
 @click.option(
     "--length",

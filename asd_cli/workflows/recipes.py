@@ -13,6 +13,7 @@ from asd_cli.workflows.training import Schedule
 class Recipe:
     """What `--recipe` stands for; `paper` is the paper's schedule to the letter."""
 
+    crop: int
     epochs: int
     steps_per_epoch: int | None
     warmup_epochs: int
@@ -25,8 +26,8 @@ class Recipe:
 
 
 RECIPES = {
-    "quick": Recipe(16, 25, 3, 2e-3, 1e-5, "cosine", True, 48, Amplitudes()),
-    "paper": Recipe(100, None, 10, 1e-4, 1e-5, "none", False, None, PAPER_AMPLITUDES),
+    "quick": Recipe(128, 16, 25, 3, 1e-3, 1e-5, "cosine", True, 96, Amplitudes()),
+    "paper": Recipe(256, 100, None, 10, 1e-4, 1e-5, "none", False, None, PAPER_AMPLITUDES),
 }
 
 

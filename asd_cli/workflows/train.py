@@ -82,7 +82,8 @@ def train(options: TrainOptions, *, progress: Progress = lambda done, total, fig
     tiles = open_tiles(options.tiles)
     recipe = RECIPES[options.recipe]
     method = _new_method(options, tiles.band_count)
-    survey = survey_tiles(tiles, crop=options.crop, halo=method.halo, holdout=options.holdout, seed=options.seed)
+    crop = options.crop or recipe.crop
+    survey = survey_tiles(tiles, crop=crop, halo=method.halo, holdout=options.holdout, seed=options.seed)
     for path in survey.skipped:
         _log.info("%s: skipped, it has no normal pixel", path)
     scaling = Scaling.by_maximum(survey.sample) if options.recipe == "paper" else Scaling.robust(survey.sample)
@@ -94,7 +95,7 @@ def train(options: TrainOptions, *, progress: Progress = lambda done, total, fig
         VirtualAnomalies(recipe.amplitudes),
         halo=method.halo,
         seed=options.seed,
-        crop=options.crop if recipe.jitter else None,
+        crop=crop if recipe.jitter else None,
         review_pieces=recipe.review_pieces,
     )
     schedule, warmup = schedule_of(recipe, steps=options.steps, pieces=len(batches.pieces))
@@ -216,7 +217,7 @@ def _finish(
         training={
             "recipe": options.recipe,
             "steps": schedule.steps,
-            "crop": options.crop,
+            "crop": options.crop or recipe.crop,
             "seed": options.seed,
             "losses": [name for name in LOSSES if name not in options.without],
             "loss_form": options.loss_form,
