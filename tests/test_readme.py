@@ -70,9 +70,9 @@ def test_the_runs_left_what_the_readme_names(sandbox: Path) -> None:
     if not (sandbox / "maps").exists():
         pytest.skip("the blocks did not run")
     for name in (
-        "anomaly.tif", "anomaly.gpkg", "asd_model.safetensors", "train.csv", "bgr.safetensors", "updated.safetensors",
-        "strict.gpkg", "loose.geojson", "far.tif", "maps/part 0_anomaly.tif", "maps/part 1_anomaly.fgb", "plots/roc.png",
-        "figures.csv",
+        "anomaly.tif", "anomaly.gpkg", "asd_model.safetensors", "train.csv", "bgr.safetensors",
+        "updated.safetensors", "strict.gpkg", "loose.geojson", "far.tif", "maps/part 0_anomaly.tif",
+        "maps/part 1_anomaly.fgb", "plots/roc.png", "figures.csv",
     ):  # fmt: skip
         assert (sandbox / name).is_file(), name
     assert not (sandbox / "far.gpkg").exists()
