@@ -1,14 +1,15 @@
 """The model file: one safetensors file with a JSON header. It holds numbers and text, no code; nothing is unpickled.
 
 Header (the text under the one metadata key ``asd``): format, version, method, config, bands, pixel size, normal
-classes, training, figures. Tensors: ``method.*`` weights and buffers, ``moments.*`` of the normal descriptors,
-``calibration.*``.
+classes, training, figures, and a digest of all of it and the tensors, so that damage shows. Tensors: ``method.*``
+weights and buffers, ``moments.*`` of the normal descriptors, ``calibration.*``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,9 @@ _REQUIRED: dict[str, type | tuple[type, ...]] = {
     "config": dict,
     "bands": dict,
     "normal": list,
+    "digest": str,
 }
+_MAX_BANDS = 4096
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -61,41 +64,61 @@ def write_model(path: Path, header: Mapping[str, Any], parts: Mapping[str, Mappi
     from safetensors.numpy import save
 
     arrays = {f"{prefix}.{k}": np.array(v, order="C") for prefix, part in parts.items() for k, v in part.items()}
+    text = json.dumps({**header, "digest": _digest(header, arrays)}, sort_keys=True, allow_nan=False)
     # a single metadata key: several would be written in random order
-    path.write_bytes(save(arrays, metadata={"asd": json.dumps(header, sort_keys=True, allow_nan=False)}))
+    path.write_bytes(save(arrays, metadata={"asd": text}))
+
+
+def _digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of what a model file holds, the digest itself left out."""
+    rest = {key: value for key, value in header.items() if key != "digest"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
 
 
 def read_model(path: Path) -> ModelFile:
     """Read and check a model file.
 
     Raises:
-        ModelFileError: it is missing, too large, damaged, not ours, of a newer version, or holds numbers that are not
+        ModelFileError: it is missing, too large, damaged, not ours, of another version, or holds numbers that are not
         finite.
     """
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such model file")
-    size = path.stat().st_size
-    if size > _MAX_FILE:
-        raise ModelFileError(f"{path}: {size} bytes is too large for a model file (limit {_MAX_FILE})")
-    raw = path.read_bytes()
-    header = _check_header(path, raw)
+    raw = _read(path)
+    header = _read_header(path, raw)
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
         arrays = dict(load(raw))
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{path}: damaged model file ({error})") from error
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ModelFileError(f"{path}: tensor {name} holds values that are not finite; train again")
+    if header["digest"] != _digest(header, arrays):
+        raise ModelFileError(f"{path}: damaged model file (it is not as it was written); get it again")
     return ModelFile(header, arrays, hashlib.sha256(raw).hexdigest())
 
 
-def _check_header(path: Path, raw: bytes) -> dict[str, Any]:
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such model file")
+    size = path.stat().st_size
+    if size > _MAX_FILE:
+        raise ModelFileError(f"{path}: {size} bytes is too large for a model file (limit {_MAX_FILE})")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _read_header(path: Path, raw: bytes) -> dict[str, Any]:
     length = int.from_bytes(raw[:8], "little")
     if len(raw) < 8 or not 2 <= length <= min(_MAX_HEADER, len(raw) - 8):
-        raise ModelFileError(f"{path}: not a model file (no safetensors header)")
+        raise ModelFileError(f"{path}: not a model file, or cut off (no safetensors header)")
     try:
         text = json.loads(raw[8 : 8 + length]).get("__metadata__", {}).get("asd")
         header = json.loads(text) if isinstance(text, str) else None
@@ -109,7 +132,32 @@ def _check_header(path: Path, raw: bytes) -> dict[str, Any]:
             f"{path}: model format {version}, this asd ({__version__}) reads format {FORMAT_VERSION}; "
             "install a matching asd or train again"
         )
-    for key, kind in _REQUIRED.items():
-        if not isinstance(header.get(key), kind):
-            raise ModelFileError(f"{path}: the model header has no valid {key!r}")
+    odd = [key for key, kind in _REQUIRED.items() if not isinstance(header.get(key), kind)] or _odd_values(header)
+    if odd:
+        raise ModelFileError(f"{path}: the model header has no valid {odd[0]!r}")
     return header
+
+
+def _odd_values(header: Mapping[str, Any]) -> list[str]:
+    """Names of header fields whose values cannot be right."""
+    bands = header["bands"]
+    count, indexes, names = (bands.get(key) for key in ("count", "indexes", "names"))
+    size = header.get("pixel_size_m")
+    checks = {
+        "bands.count": _is_integer(count) and 1 <= count <= _MAX_BANDS,
+        "bands.indexes": isinstance(indexes, list) and len(indexes) == count and all(map(_is_integer, indexes)),
+        "bands.names": _are_texts(names) and len(names) == count,
+        "bands.of": bands.get("of") is None or _is_integer(bands["of"]),
+        "normal": _are_texts(header["normal"]),
+        "pixel_size_m": size is None or (isinstance(size, (int, float)) and 0 < size < math.inf),
+        "training": isinstance(header.get("training", {}), dict),
+    }
+    return [name for name, good in checks.items() if not good]
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)

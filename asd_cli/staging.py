@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from asd_cli.errors import OutputError
+
+_NAME_START = 40  # characters of the target's name in the temporary one, which must not grow too long by its additions
+_SIDE_FILES = (".aux.xml", ".ovr", ".msk", "-wal", "-shm", "-journal")
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
@@ -17,14 +21,27 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         OutputError: the folder is missing or read-only, the target is a folder, or it exists and `overwrite` is false.
     """
     folder = target.parent
-    if not folder.is_dir():
-        raise OutputError(f"{target}: the folder {folder} does not exist; create it first (mkdir -p)")
-    if target.is_dir():
-        raise OutputError(f"{target}: is a folder; name a file")
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target}: exists already; choose another name or add --overwrite")
+    try:
+        if not folder.is_dir():
+            raise OutputError(f"{target}: the folder {folder} does not exist; create it first (mkdir -p)")
+        if target.is_dir():
+            raise OutputError(f"{target}: is a folder; name a file")
+        if target.exists() and not overwrite:
+            raise OutputError(f"{target}: exists already; choose another name or add --overwrite")
+    except OSError as error:  # a name that is too long, a folder that cannot be searched
+        raise _unwritable(target, error) from error
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{target}: the folder {folder} cannot be written to")
+
+
+def _unwritable(target: Path, error: OSError) -> OutputError:
+    return OutputError(f"{target}: cannot be written ({error.strerror}); check the name and the folder")
+
+
+def _remove_side_files(target: Path) -> None:
+    for ending in _SIDE_FILES:
+        with suppress(OSError):
+            target.with_name(target.name + ending).unlink()
 
 
 class StagedFiles:
@@ -41,17 +58,35 @@ class StagedFiles:
     def stage(self, target: Path) -> Path:
         """Check `target` and return the temporary path (same folder, same suffix) to write instead."""
         check_target(target, overwrite=self._overwrite)
-        temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.part{target.suffix}")
+        start = target.stem[:_NAME_START]
+        temporary = target.with_name(f".{start}.{uuid.uuid4().hex[:8]}.part{target.suffix}")
         self._staged.append((temporary, target))
         return temporary
 
     def commit(self) -> None:
-        """Move every staged file to its target."""
+        """Move every staged file to its target.
+
+        Raises:
+            OutputError: a target has appeared meanwhile or cannot be written; targets that are new are gone again.
+
+        Side files of what is replaced (statistics, overviews, journals) go with it: they would count as the new one's.
+        """
         for _, target in self._staged:
             check_target(target, overwrite=self._overwrite)
+        new: list[Path] = []
         for temporary, target in self._staged:
-            temporary.replace(target)
-        self._staged.clear()
+            existed = target.exists()
+            try:
+                temporary.replace(target)
+            except OSError as error:
+                for path in new:
+                    path.unlink(missing_ok=True)
+                raise _unwritable(target, error) from error
+            if not existed:
+                new.append(target)
+        for _, target in self._staged:
+            if target not in new:
+                _remove_side_files(target)
 
     def __enter__(self) -> StagedFiles:
         return self
@@ -60,6 +95,8 @@ class StagedFiles:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for temporary, _ in self._staged:
-            for leftover in temporary.parent.glob(f"{temporary.name}*"):
-                leftover.unlink(missing_ok=True)
+            with suppress(OSError):  # not to hide what went wrong before
+                for leftover in list(temporary.parent.iterdir()):
+                    if leftover.name.startswith(temporary.name):  # side files of GDAL's and SQLite's too
+                        leftover.unlink()
         self._staged.clear()

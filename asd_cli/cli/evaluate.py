@@ -9,6 +9,7 @@ import click
 
 from asd_cli.cli.shared import (
     FILE,
+    NAME,
     advance,
     device_option,
     echo_json,
@@ -30,19 +31,22 @@ Examples:
   asd evaluate -m forest.safetensors tiles/ --normal forest --csv figures.csv --plots plots/
 """,
 )
-@click.argument("tiles", nargs=-1, required=True)
+@click.argument("tiles", type=NAME, nargs=-1, required=True)
 @click.option("-m", "--model", type=FILE, default=None, help="Model file: TILES are then images to score.")
 @tile_options
 @click.option("--csv", type=FILE, default=None, help="Write the table as CSV.")
-@click.option("--plots", type=FILE, default=None, help="Folder for ROC and precision-recall curves (PNG).")
+@click.option("--plots", type=FILE, default=None, help="Folder for roc.png and precision_recall.png; made if need be.")
 @device_option(EvaluateOptions)
 @overwrite_option
 @json_option
 def evaluate(as_json: bool, model: Path | None, **given: Any) -> None:
     """Compare scores with the truth: AUC, average precision, mIoU, F1, precision, recall.
 
-    TILES is one score raster of `asd predict` with --labels, or with -m the tiles to score. Figures at the calibrated
+    TILES are score rasters of `asd predict` with --labels, or with -m the tiles to score. Figures at the calibrated
     threshold are what a user gets; those marked oracle use the best threshold for this very truth.
+
+    Without --normal, normal are the classes that the model was trained on, if the truth has them; else what lies
+    outside all polygons, or 0 in a mask of 0 and 1.
     """
     from asd_cli.workflows.evaluate import evaluate as run
 

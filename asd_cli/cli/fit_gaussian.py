@@ -9,6 +9,7 @@ import click
 
 from asd_cli.cli.shared import (
     FILE,
+    NAME,
     advance,
     default,
     device_option,
@@ -34,7 +35,7 @@ Examples:
   asd fit-gaussian -m forest.safetensors autumn/ --normal forest --update -o both.safetensors
 """,
 )
-@click.argument("tiles", nargs=-1, required=True)
+@click.argument("tiles", type=NAME, nargs=-1, required=True)
 @model_option
 @tile_options
 @click.option("-o", "--output", type=FILE, required=True, help="Model file to write.")

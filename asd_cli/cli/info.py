@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,4 +22,15 @@ def info(model: Path, as_json: bool) -> None:
         return echo_json(description)
     width = max(len(key) for key in description)
     for key, value in description.items():
-        click.echo(f"{key:<{width}}  {value}")
+        click.echo(f"{key:<{width}}  {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    """A value as people read it: no brackets, no quotes."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(part) for part in value) or "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "-" if value is None else str(value)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import click
@@ -21,25 +25,51 @@ class AsdGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; only `AsdError` is the user's, anything else keeps its traceback."""
-        try:
-            return super().invoke(ctx)
-        except AsdError as error:
-            if ctx.params.get("debug"):
-                raise
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(1)
-        except (KeyboardInterrupt, click.Abort):
-            click.echo("Interrupted.", err=True)
-            ctx.exit(130)
+        debug = bool(ctx.params.get("debug"))
+        with _messages(debug=debug):
+            try:
+                return super().invoke(ctx)
+            except AsdError as error:
+                if debug:
+                    raise
+                click.echo(f"Error: {error}", err=True)
+                ctx.exit(1)
+            except (KeyboardInterrupt, click.Abort):
+                click.echo("Interrupted.", err=True)
+                ctx.exit(130)
 
 
-class _Warnings(logging.Handler):
+class _ToTerminal(logging.Handler):
+    """Lines on standard error, above the progress bar if there is one."""
+
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "Warning: " if record.levelno >= logging.WARNING else ""
-        click.echo(f"{prefix}{record.getMessage()}", err=True)
+        tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+        with tqdm.external_write_mode(file=sys.stderr) if tqdm else nullcontext():
+            click.echo(f"{prefix}{record.getMessage()}", err=True)
+
+
+@contextmanager
+def _messages(*, debug: bool) -> Iterator[None]:
+    """While a command runs: our log goes to the terminal; warnings and logs of libraries only with `debug`."""
+    ours, root = logging.getLogger("asd_cli"), logging.getLogger()
+    before = ours.handlers, ours.level, ours.propagate
+    ours.handlers, ours.propagate = [_ToTerminal()], False
+    ours.setLevel(logging.INFO)
+    nowhere = logging.NullHandler()
+    with warnings.catch_warnings():
+        if not debug:
+            warnings.showwarning = lambda *args, **options: None
+            root.addHandler(nowhere)
+        try:
+            yield
+        finally:
+            root.removeHandler(nowhere)
+            ours.handlers, ours.level, ours.propagate = before
 
 
 @click.group(
+    "asd",
     cls=AsdGroup,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100},
     epilog="""\b
@@ -49,17 +79,17 @@ Two commands make a map:
 """,
 )
 @click.version_option(__version__, prog_name="asd")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option(
+    "--debug",
+    is_flag=True,
+    help="Show the traceback of an error and the warnings of libraries; stands before the command.",
+)
 def main(debug: bool) -> None:
     """Map anomalies in geospatial rasters.
 
     Learn what is normal (forest, cropland, ...) from GeoTIFF tiles, score every pixel of a scene, and write a
     georeferenced score raster and polygons around what does not belong.
     """
-    logger = logging.getLogger("asd_cli")
-    logger.handlers = [_Warnings()]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
 
 
 for command in (train, fit_gaussian, predict, evaluate, info):

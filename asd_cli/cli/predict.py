@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from asd_cli.cli.shared import (
+    NAME,
     advance,
     default,
     device_option,
@@ -33,8 +34,10 @@ Examples:
   asd predict @list.txt -o maps/ --score distance --no-polygons
 """,
 )
-@click.argument("scenes", nargs=-1, required=True)
-@click.option("-o", "--output", required=True, help="GeoTIFF to write; for several scenes an existing folder.")
+@click.argument("scenes", type=NAME, nargs=-1, required=True)
+@click.option(
+    "-o", "--output", type=NAME, required=True, help="GeoTIFF to write; for several scenes an existing folder."
+)
 @model_option
 @click.option(
     "--score",
@@ -57,6 +60,7 @@ Examples:
 )
 @click.option(
     "--polygons",
+    type=NAME,
     default=None,
     metavar="FILE",
     help="Polygon file (.gpkg, .geojson, .fgb, .parquet), or just a suffix. [default: OUTPUT.gpkg]",
@@ -93,17 +97,26 @@ Examples:
 @json_option
 def predict(as_json: bool, model: Path | None, connectivity: str, **given: Any) -> None:
     """Score every pixel of SCENES (files, globs, /vsi paths or @list.txt) and draw polygons around anomalies."""
+    from asd_cli.workflows.predict import PredictReport
     from asd_cli.workflows.predict import predict as run
 
-    command = shlex.join(["asd", *sys.argv[1:]])
     options = PredictOptions(
-        model=find_model(model), connectivity=4 if connectivity == "4" else 8, command=command, **given
+        model=find_model(model), connectivity=4 if connectivity == "4" else 8, command=_command(sys.argv), **given
     )
     with progress_bar("predict", "px", scale=True) as bar:
-        reports = run(options, progress=lambda *state: advance(bar, *state))
+
+        def show(report: PredictReport) -> None:
+            bar.clear()
+            click.echo(report.summary(), err=True)
+            for path in report.paths() * (not as_json):
+                click.echo(path)
+
+        reports = run(options, progress=lambda *state: advance(bar, *state), finished=show)
     if as_json:
-        return echo_json([r.as_json() for r in reports])
-    for report in reports:
-        click.echo(report.summary(), err=True)
-        for path in report.paths():
-            click.echo(path)
+        echo_json([r.as_json() for r in reports])
+
+
+def _command(words: list[str]) -> str:
+    """The command as typed, for the record; the same under ``rio asd`` and ``python -m asd_cli``."""
+    start = words.index("predict") if "predict" in words else 1
+    return shlex.join(["asd", *words[start:]])

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
+NAME = click.Path()
+"""What need not be a file (a glob, ``/vsi...``); the shell still completes files."""
 
 
 def default(options: type[Any], name: str) -> Any:
@@ -37,8 +39,8 @@ class Numbers(click.ParamType[Any] if TYPE_CHECKING else click.ParamType):  # ty
         self._kind = kind
         self.name = "list"
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """How help shows the value."""
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """How help shows the value; Click before 8.2 gives no context."""
         return "N,N,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -54,7 +56,7 @@ class Numbers(click.ParamType[Any] if TYPE_CHECKING else click.ParamType):  # ty
 def seed_option(options: type[Any]) -> Callable[[F], F]:
     """``--seed``."""
     return click.option(
-        "--seed", type=click.IntRange(0), default=default(options, "seed"), help="Seed of all randomness."
+        "--seed", type=click.IntRange(0, 2**32 - 1), default=default(options, "seed"), help="Seed of all randomness."
     )
 
 
@@ -81,7 +83,11 @@ def json_option(command: F) -> F:
 def model_option(command: F) -> F:
     """``-m`` / ``--model``."""
     return click.option(
-        "-m", "--model", type=FILE, help=f"Model file. Without it ${MODEL_VARIABLE}, else ./{DEFAULT_MODEL}."
+        "-m",
+        "--model",
+        type=FILE,
+        default=None,
+        help=f"Model file. Without it ${MODEL_VARIABLE}, else ./{DEFAULT_MODEL}.",
     )(command)
 
 
@@ -139,6 +145,7 @@ def tile_options(command: F) -> F:
         click.option("--label-field", default=None, help="Attribute of a vector file that holds the class."),
         click.option(
             "--labels",
+            type=NAME,
             default=None,
             metavar="PATH",
             help="Labels: a folder of rasters with the tiles' names, or a vector file (.gpkg, .geojson, .shp).",
@@ -191,6 +198,8 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if isinstance(value, Path):
         return str(value)
+    if type(value).__module__ == "numpy":  # told by its name, so that parsing does not import NumPy
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

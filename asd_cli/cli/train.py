@@ -8,6 +8,7 @@ import click
 
 from asd_cli.cli.shared import (
     FILE,
+    NAME,
     Numbers,
     advance,
     default,
@@ -20,6 +21,7 @@ from asd_cli.cli.shared import (
     split_tile_options,
     tile_options,
 )
+from asd_cli.methods.registry import METHODS
 from asd_cli.options import LOSS_FORMS, LOSSES, RECIPES, TrainOptions
 
 
@@ -31,9 +33,15 @@ Examples:
   asd train --normal 1 --bands 4,3,2 'tiles/*.tif' --labels truth.gpkg --label-field class -o forest.safetensors
 """,
 )
-@click.argument("tiles", nargs=-1, required=True)
+@click.argument("tiles", type=NAME, nargs=-1, required=True)
 @tile_options
 @click.option("-o", "--output", type=FILE, default=default(TrainOptions, "output"), help="Model file to write.")
+@click.option(
+    "--method",
+    type=click.Choice(sorted(METHODS)),
+    default=default(TrainOptions, "method"),
+    help="What turns pixels into distances.",
+)
 @click.option(
     "--recipe",
     type=click.Choice(RECIPES),

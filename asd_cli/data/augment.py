@@ -43,25 +43,34 @@ class BandShuffle(A.ImageOnlyTransform):  # type: ignore[misc]
 
 
 class VirtualAnomalies:
-    """Callable that turns an image in [0, 1] into a virtual anomaly; the same seed gives the same anomaly."""
+    """Callable that turns an image in [0, 1] into a virtual anomaly; the same seed gives the same anomaly.
+
+    Which transforms take part does not depend on the pixels, and at least one does: noise where none is drawn.
+    """
 
     def __init__(self, amplitudes: Amplitudes) -> None:
-        p = amplitudes.probability
+        self._probability = amplitudes.probability
         b, c, s = amplitudes.brightness, amplitudes.contrast, amplitudes.solarize
-        self._compose = A.Compose(
-            [
-                BandNoise(amplitudes.noise, p=p),
-                BandShuffle(p=p),
-                A.RandomBrightnessContrast(brightness_limit=(-b, b), contrast_limit=(0.0, 0.0), p=p),
-                A.RandomBrightnessContrast(brightness_limit=(0.0, 0.0), contrast_limit=(-c, c), p=p),
-                A.Solarize(threshold_range=(s, s), p=p),
-            ]
+        transforms = (
+            BandNoise(amplitudes.noise, p=1.0),
+            BandShuffle(p=1.0),
+            A.RandomBrightnessContrast(brightness_limit=(-b, b), contrast_limit=(0.0, 0.0), p=1.0),
+            A.RandomBrightnessContrast(brightness_limit=(0.0, 0.0), contrast_limit=(-c, c), p=1.0),
+            A.Solarize(threshold_range=(s, s), p=1.0),
         )
+        self._steps = [A.Compose([transform]) for transform in transforms]
 
     def __call__(self, unit: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
         """(bands, H, W) float32 in [0, 1] -> the same shape and range."""
-        self._compose.set_random_seed(seed)
+        random = np.random.default_rng(seed)
+        chosen = random.random(len(self._steps)) < self._probability
+        chosen[0] |= not chosen.any()
+        seeds = random.integers(2**31, size=len(self._steps))
         image = np.ascontiguousarray(np.moveaxis(unit, 0, -1))
-        changed: NDArray[np.float32] = self._compose(image=image)["image"]
-        changed = changed.reshape(image.shape).astype(np.float32, copy=False)
-        return np.ascontiguousarray(np.moveaxis(changed, -1, 0))
+        changed = image
+        for index in np.flatnonzero(chosen):
+            step = self._steps[index]
+            step.set_random_seed(int(seeds[index]))
+            # the library drops or keeps the axis of a single band as it likes
+            changed = step(image=changed)["image"].reshape(image.shape)
+        return np.ascontiguousarray(np.moveaxis(changed, -1, 0), dtype=np.float32)

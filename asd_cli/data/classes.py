@@ -104,6 +104,19 @@ class ClassTable:
             return self.names[code]
         return colour_name(code) if self.colours else str(code)
 
+    def listed(self) -> str:
+        """The classes found, for messages: all of them in order, or the 20 largest where there are more."""
+        codes = self.found
+        if len(codes) > _LISTED:
+            codes = tuple(sorted(codes, key=lambda code: (-self.pixels[code], code))[:_LISTED])
+        names = [self.name(code) for code in codes]
+        more = f" and {len(self.found) - _LISTED} more" if len(self.found) > _LISTED else ""
+        return ("; " if any("," in name for name in names) else ", ").join(names) + more if names else "none"
+
+    def has(self, name: str) -> bool:
+        """Whether a pixel is of the class of just this name, in any case; other ways to name it do not count."""
+        return name.strip().casefold() in {self.name(code).casefold() for code in self.found}
+
     def resolve(self, names: Iterable[str], *, option: str = "--normal", known_suffices: bool = False) -> set[int]:
         """Codes of the classes called so: a name (in any case), a number, ``r,g,b`` or ``#rrggbb``.
 
@@ -119,15 +132,12 @@ class ClassTable:
         present = codes & set(self.found)
         if present or (codes and known_suffices):
             return present or codes
-        called = [self.name(code) for code in self.found]
-        listed = ", ".join(called[:_LISTED]) or "none"
-        more = f" and {len(called) - _LISTED} more" if len(called) > _LISTED else ""
-        by_lower = {other.casefold(): other for other in called}
+        by_lower = {(other := self.name(code)).casefold(): other for code in self.found}
         near = difflib.get_close_matches(name.casefold(), by_lower, n=1, cutoff=0.5)
         nearest = f" (nearest: {by_lower[near[0]]})" if near else ""
         reason = "no pixel is of this class" if codes & set(self.names) else "no such class"
         hidden = [f"; {code} is nodata in {self.nodata[code]}" for code in sorted(codes) if code in self.nodata]
-        raise LabelError(f"{option} {name}: {reason}; found: {listed}{more}{nearest}{''.join(hidden)}")
+        raise LabelError(f"{option} {name}: {reason}; found: {self.listed()}{nearest}{''.join(hidden)}")
 
     def _codes_called(self, name: str) -> set[int]:
         """Codes that `name` may mean, used or not: taken as a name, else a colour, else a number."""
@@ -212,8 +222,7 @@ class _Scan:
         if len(self._first) == 2:
             raise LabelError(
                 f"{self._first[True]} is a colour image, but {self._first[False]} holds class "
-                "numbers; make the "
-                "labels alike"
+                "numbers; make the labels alike"
             )
         names = self._class_names
         if names is not None and names.by_colour != reader.colours:

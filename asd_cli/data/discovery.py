@@ -4,9 +4,10 @@ Tiles are given as folders, files or globs (``*``, ``?``, ``[...]``, ``**``), al
 folder stands for the rasters directly in it (GeoTIFF, VRT, ENVI, JPEG 2000, PNG, JPEG), or those in its
 ``images/``. Labels are looked for in this order; the first rule that finds any holds for all tiles:
 
-1. ``--labels``: a folder of rasters with equal names but for the suffix (also ``NAME_label``, ``NAME_mask``),
-   one raster for a single tile, or a vector file (``--label-field`` names its column of classes; pixels
-   outside all polygons are of the class ``unlabelled``, which is not normal unless named by ``--normal``);
+1. ``--labels``: a folder of rasters with equal names but for the suffix (also ``NAME_label``, ``NAME_mask``, and
+   ``NAME`` for a score raster ``NAME_anomaly``), one raster for a single tile, or a vector file (``--label-field``
+   names its column of classes; pixels outside all polygons are of the class ``unlabelled``, which is not normal unless
+   named by ``--normal``);
 2. ``labels/`` or ``masks/`` (also ``label/``, ``mask/``, ``gt/``) beside ``images/``, or inside the tiles'
    folder, with equal names but for the suffix;
 3. ``NAME_label.tif`` (also ``_labels``, ``_mask``, ``_gt``) beside ``NAME.tif``;
@@ -42,6 +43,7 @@ from asd_cli.vector.labels import LabelSource
 IMAGE_FOLDER = "images"
 LABEL_FOLDERS = ("labels", "label", "masks", "mask", "gt")
 LABEL_ENDINGS = ("_label", "_labels", "_mask", "_gt")
+SCORE_ENDING = "_anomaly"  # `asd predict` calls the score raster of NAME.tif so in a folder of several
 
 _log = logging.getLogger(__name__)
 
@@ -137,15 +139,13 @@ def _tiles_of_folder(folder: Folder, listing: Listing) -> list[TileSource]:
     if stray and len(subs) > len(stray):
         raise LabelError(
             f"{folder.path}: has {stray[0]}/ but no images/ beside it; rename the folder of the tiles "
-            "to images, or "
-            f"give that folder and --labels {join(folder.path, stray[0])}"
+            f"to images, or give that folder and --labels {join(folder.path, stray[0])}"
         )
     tiles = [replace(tile, folder_class=name) for name, sub in subs.items() for tile in _own_tiles(sub)]
     if not tiles:
         raise RasterError(
             f"{folder.path}: holds no rasters (.tif, .vrt, .jp2, .png, .jpg, ENVI ...), neither "
-            "itself nor in "
-            "images/ nor in one sub-folder per class"
+            "itself nor in images/ nor in one sub-folder per class"
         )
     return tiles
 
@@ -249,8 +249,7 @@ def _with_given_labels(
     path = labels if is_vsi(labels) else Path(labels).as_posix()
     if _is_folder(path, listing):
         folder = listing.folder(path)
-        stems = [(tile.path, stem_of(PurePosixPath(tile.path).name)) for tile in tiles]
-        matches = [(tile, _match(stem, tile, folder, ("", *LABEL_ENDINGS))) for tile, stem in stems]
+        matches = [(tile.path, _given_label(tile.path, folder)) for tile in tiles]
         paired = [TileSource(tile, LabelSource(match) if match else None) for tile, match in matches]
         _require_labels(paired, labels)
         return paired
@@ -259,10 +258,19 @@ def _with_given_labels(
     if len(tiles) > 1:
         raise LabelError(
             f"--labels {labels}: is one raster, but there are {len(tiles)} tiles; give a folder of "
-            "label rasters with "
-            "equal names, or a vector file"
+            "label rasters with equal names, or a vector file"
         )
     return [TileSource(tiles[0].path, LabelSource(path))]
+
+
+def _given_label(tile: str, folder: Folder) -> str | None:
+    """The label of a tile in the folder of labels; that of a score raster may be called like its scene."""
+    stem = stem_of(PurePosixPath(tile).name)
+    endings = ("", *LABEL_ENDINGS)
+    found = _match(stem, tile, folder, endings)
+    if found is None and stem.endswith(SCORE_ENDING):
+        found = _match(stem.removesuffix(SCORE_ENDING), tile, folder, endings)
+    return found
 
 
 def _require_labels(tiles: Sequence[TileSource], where: str) -> None:
@@ -270,8 +278,7 @@ def _require_labels(tiles: Sequence[TileSource], where: str) -> None:
     if missing:
         raise LabelError(
             f"{missing[0]}: has no label in {where}; {len(missing)} of {len(tiles)} tiles have none; "
-            "add them or leave "
-            "those tiles out"
+            "add them or leave those tiles out"
         )
 
 
@@ -282,8 +289,7 @@ def _refuse_stray_labels(tiles: Sequence[TileSource], listing: Listing) -> None:
         if places:
             raise LabelError(
                 f"{tile.path}: has no label of equal name in {places[0].path} (there: "
-                f"{places[0].rasters[0]} ...), nor "
-                "has any other tile; rename them or give --labels"
+                f"{places[0].rasters[0]} ...), nor has any other tile; rename them or give --labels"
             )
 
 

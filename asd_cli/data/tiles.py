@@ -141,7 +141,7 @@ class TileSet:
                 elif scene.band_count != self.band_count:
                     raise RasterError(
                         f"{source.path} has {scene.band_count} bands, but {self.sources[0].path} has "
-                        f"{self.band_count}; choose common ones with --bands"
+                        f"{self.band_count}; choose common ones with --bands, or give tiles of one kind ('*S2.tif')"
                     )
                 grids.append(scene.grid)
         self.grids: tuple[Grid, ...] = tuple(grids)
@@ -191,8 +191,7 @@ def _roles(classes: ClassTable, normal: Sequence[str], ignore: Sequence[str]) ->
     if not classes.labelled:
         return frozenset((UNLABELLED,)), frozenset()
     if not normal:
-        called = ", ".join(classes.name(code) for code in classes.found[:20])
-        raise LabelError(f"the tiles have labels: say which class is normal with --normal; found: {called}")
+        raise LabelError(f"the tiles have labels: say which class is normal with --normal; found: {classes.listed()}")
     normal_codes = classes.resolve(normal)
     ignored = classes.resolve(ignore, option="--ignore-label", known_suffices=True)
     both = sorted(normal_codes & ignored)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from asd_cli.data.scaling import Scaling
 from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import ModelFileError
+from asd_cli.methods.recipe import TrainingPlan
+from asd_cli.options import TrainOptions
 
 
 @dataclass(frozen=True)
@@ -57,23 +60,49 @@ class Detector(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def create(cls, bands: int, **config: Any) -> Detector:
-        """A method with untrained weights.
+    def create(cls, bands: int, **config: Any) -> Self:
+        """A method with untrained weights, drawn from torch's random state.
 
         Raises:
-            ValueError: a value of `config` is out of range.
+            ValueError: a value of `config` is out of range; said before anything large is made.
         """
+
+    @classmethod
+    @abstractmethod
+    def plan(cls, options: TrainOptions) -> TrainingPlan:
+        """What this method makes of the options of a training; cheap, asked before any pixel is read.
+
+        Raises:
+            InputError: options that it cannot be trained with.
+        """
+
+    @abstractmethod
+    def set_scaling(self, scaling: Scaling) -> None:
+        """Take over the range of each band in normal pixels."""
+
+    @abstractmethod
+    def objective(self, options: TrainOptions, *, warmup_epochs: int) -> Objective:
+        """What training minimises; its module is this method."""
+
+    @classmethod
+    def restore(cls, bands: int, config: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The method that `config` and `arrays` describe; no memory is taken before they are known to fit.
+
+        Raises:
+            ModelFileError: names, shapes, types or values of the arrays are not those of this architecture.
+            TypeError, ValueError: `config` cannot be used.
+        """
+        with torch.device("meta"):
+            method = cls.create(bands, **config)
+        method._check_arrays(arrays)
+        method.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}, assign=True)
+        return method
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Weights and buffers as NumPy arrays, for the model file."""
         return {k: v.detach().cpu().contiguous().numpy() for k, v in self.state_dict().items()}
 
-    def load_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Put back what `arrays` gave.
-
-        Raises:
-            ModelFileError: names, shapes or types are not those of this architecture.
-        """
+    def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         expected = self.state_dict()
         if set(expected) != set(arrays):
             odd = sorted(set(expected) ^ set(arrays))
@@ -84,7 +113,6 @@ class Detector(nn.Module, ABC):
             found = f"{given.dtype}{list(given.shape)}"
             if found != wanted:
                 raise ModelFileError(f"tensor {key} is {found}, not the {wanted} of the method {self.name}")
-        self.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
 
 
 class DescriptorDetector(Detector):

@@ -1,11 +1,14 @@
-"""The methods by name; a method's module is imported when it is chosen."""
+"""The methods by name; a method's module, and torch with it, is imported when it is chosen."""
 
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 from asd_cli.errors import InputError
-from asd_cli.methods.base import Detector
+
+if TYPE_CHECKING:
+    from asd_cli.methods.base import Detector
 
 METHODS = {"asd": "asd_cli.methods.asd.method:AsdMethod"}
 

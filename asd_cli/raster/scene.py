@@ -1,30 +1,25 @@
-"""Scene: a raster opened for reading chips, with the validity of every pixel; and how `asd` talks to GDAL."""
+"""Scene: a raster opened for reading chips, with the validity of every pixel."""
 
 from __future__ import annotations
 
-import logging
 import math
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-import rasterio
-import rasterio.windows
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 
 from asd_cli.errors import RasterError
+from asd_cli.raster.gdal import gdal_reason, gdal_session, open_raster, to_rasterio
 from asd_cli.raster.grid import Grid
 from asd_cli.raster.windows import Window, reflected_indices
 
-GDAL_CACHE_BYTES = 256 * 1024 * 1024
 _NODATA_RTOL = 1e-6  # files and tags often hold the same number at different precision
 
 
@@ -34,42 +29,6 @@ class Chip:
 
     pixels: NDArray[np.float32]
     valid: NDArray[np.bool_]
-
-
-@contextmanager
-def gdal_session() -> Iterator[None]:
-    """Work with GDAL: cache of a fixed size, this thread's GDAL log lines dropped (failures still raise)."""
-    thread = threading.get_ident()
-
-    def elsewhere(record: logging.LogRecord) -> bool:
-        return record.thread != thread
-
-    log = logging.getLogger("rasterio._env")
-    log.addFilter(elsewhere)
-    try:
-        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES):
-            yield
-    finally:
-        log.removeFilter(elsewhere)
-
-
-def open_raster(path: str | Path, mode: str = "r", **options: Any) -> Any:
-    """`rasterio.open` without the warning about rasters that have no georeference."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, mode, **options)
-
-
-def gdal_reason(error: BaseException) -> str:
-    """What GDAL said, in one line: the innermost cause of `error`."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(getattr(error, "errmsg", error)).split()).rstrip(".")
-
-
-def to_rasterio(window: Window) -> Any:
-    """The window in rasterio's own type."""
-    return rasterio.windows.Window(window.col, window.row, window.width, window.height)
 
 
 class Scene:
@@ -84,20 +43,20 @@ class Scene:
         """Use `Scene.open`."""
         self._dataset = dataset
         self.path = path
+        self.files = tuple(dataset.files)  # sources of a VRT and side files included
         self.grid = Grid.from_dataset(dataset)
         self.bands = bands
         self.band_count = len(bands)
         self.band_names = tuple(dataset.descriptions[b - 1] or f"band {b}" for b in bands)
         dtypes = [np.dtype(dataset.dtypes[b - 1]) for b in bands]
         self.dtype = max(dtypes, key=lambda dtype: (dtype.kind == "f", dtype.itemsize)).name
-        alpha = [b for b in _alpha_bands(dataset) if b not in bands]
-        self._alpha = tuple(alpha)
+        self.alpha_bands = tuple(b for b in _alpha_bands(dataset) if b not in bands)
         unique = tuple(dict.fromkeys(bands))
         values = {b: dataset.nodatavals[b - 1] if nodata is None else nodata for b in unique}
         self._nodata = {b: _nodata_test(dataset.dtypes[b - 1], values[b]) for b in unique}
         self._masks = _mask_bands(dataset, unique, overridden=nodata is not None)
         certain = all(dtype.kind in "iu" for dtype in dtypes) and not any(self._nodata.values())
-        self.may_have_invalid = not certain or bool(self._alpha or self._masks)
+        self.may_have_invalid = not certain or bool(self.alpha_bands or self._masks)
 
     @classmethod
     def open(cls, path: str | Path, *, bands: Sequence[int] | None = None, nodata: float | None = None) -> Scene:
@@ -151,7 +110,7 @@ class Scene:
         for band, is_nodata in self._nodata.items():
             if is_nodata is not None:
                 valid &= ~is_nodata(raw[band])
-        for band in self._alpha:
+        for band in self.alpha_bands:
             valid &= raw[band] > 0
         if self._masks:
             masks = self._dataset.read_masks(list(self._masks), window=to_rasterio(box))
@@ -168,7 +127,7 @@ class Scene:
     def _read_raw(self, box: Window) -> dict[int, NDArray[Any]]:
         """Arrays `(H, W)` in their own types by band number: selected bands and alpha, one read per type."""
         groups: dict[str, list[int]] = {}
-        for band in (*self._nodata, *self._alpha):
+        for band in (*self._nodata, *self.alpha_bands):
             groups.setdefault(self._dataset.dtypes[band - 1], []).append(band)
         raw: dict[int, NDArray[Any]] = {}
         for group in groups.values():
@@ -194,6 +153,8 @@ def _open_dataset(name: str) -> Any:
         dataset = open_raster(name)
     except (RasterioError, ValueError) as error:
         reason = str(error)
+        if os.path.isdir(name):  # noqa: PTH112 - unlike Path it copes with names that are too long
+            raise RasterError(f"{name}: is a folder; name a raster, or several with a glob such as '*.tif'") from error
         if not name or "No such file" in reason or "does not exist" in reason:
             raise RasterError(f"{name or '(empty name)'}: no such file; check the path") from error
         reason = reason.replace(f"'{name}'", "").replace(name, "").strip(" :.")

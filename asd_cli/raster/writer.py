@@ -19,8 +19,8 @@ from rasterio._err import CPLE_BaseError  # what rasterio.shutil raises; it has 
 from rasterio.errors import RasterioError
 
 from asd_cli.errors import OutputError
+from asd_cli.raster.gdal import gdal_reason, gdal_session, open_raster, to_rasterio
 from asd_cli.raster.grid import Grid
-from asd_cli.raster.scene import gdal_reason, gdal_session, open_raster, to_rasterio
 from asd_cli.raster.windows import Window
 
 BLOCK = 512

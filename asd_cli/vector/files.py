@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import geopandas as gpd
@@ -16,6 +17,7 @@ from asd_cli.errors import OutputError
 
 LAYER = "anomalies"
 _DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf", ".parquet": "Parquet"}
+_ODD = frozenset("!;\t\r\n")  # pyogrio takes such a path for an archive's or a URL and cuts it
 _CLOCK = "OGR_CURRENT_DATE"
 _FAILURES = (
     OSError,
@@ -42,8 +44,10 @@ def check_polygon_suffix(path: Path) -> str:
     return suffix
 
 
-def write_polygons(frame: gpd.GeoDataFrame, path: Path) -> None:
+def write_polygons(frame: gpd.GeoDataFrame, path: Path, *, target: Path | None = None) -> None:
     """Write a frame of MultiPolygons in the format of the suffix: .gpkg, .geojson, .fgb or .parquet.
+
+    `target` is the name for messages, where `path` is a temporary one.
 
     The layer is called `anomalies`. GeoJSON is in EPSG:4326 (RFC 7946), cut at the antimeridian; being
     without a schema, an empty one has no fields. FlatGeobuf stores features in the order of its spatial
@@ -52,10 +56,10 @@ def write_polygons(frame: gpd.GeoDataFrame, path: Path) -> None:
     Raises:
         OutputError: another suffix, or the file cannot be written.
     """
-    suffix = check_polygon_suffix(path)
+    suffix, name = check_polygon_suffix(path), target or path
     if suffix == ".geojson" and frame.crs is None:
         _log.warning(
-            f"{path}: the scene has no CRS, but readers take GeoJSON for longitude and latitude; "
+            f"{name}: the scene has no CRS, but readers take GeoJSON for longitude and latitude; "
             "these are pixel coordinates. Choose .gpkg to avoid this."
         )
     try:
@@ -64,9 +68,9 @@ def write_polygons(frame: gpd.GeoDataFrame, path: Path) -> None:
         else:
             _write_with_gdal(frame, path, _DRIVERS[suffix])
     except _FAILURES as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).replace(str(path), str(name))
         raise OutputError(
-            f"{path}: the polygons cannot be written ({reason}); check the folder and the disk"
+            f"{name}: the polygons cannot be written ({reason}); check the folder and the disk"
         ) from error
 
 
@@ -76,9 +80,17 @@ def _write_with_gdal(frame: gpd.GeoDataFrame, path: Path, driver: str) -> None:
         options["RFC7946"] = "YES"  # GDAL then transforms to EPSG:4326, winds rings and cuts at the antimeridian
     with _fixed_clock(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
+        memory = BytesIO()
         pyogrio.write_dataframe(
-            frame, path, layer=LAYER, driver=driver, geometry_type="MultiPolygon", layer_options=options
+            frame,
+            memory if _ODD.intersection(str(path)) else path,
+            layer=LAYER,
+            driver=driver,
+            geometry_type="MultiPolygon",
+            layer_options=options,
         )
+    if memory.getvalue():
+        path.write_bytes(memory.getvalue())
 
 
 @contextmanager

@@ -23,8 +23,8 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 
 from asd_cli.errors import LabelError
+from asd_cli.raster.gdal import gdal_reason, gdal_session, open_raster, to_rasterio
 from asd_cli.raster.grid import Grid
-from asd_cli.raster.scene import gdal_reason, gdal_session, open_raster, to_rasterio
 from asd_cli.raster.windows import Window
 from asd_cli.vector.label_polygons import UNLABELLED, LabelPolygons, apply_affine, is_vector
 
@@ -200,8 +200,7 @@ def check_fit(dataset: Any, path: str, grid: Grid, image: str, *, quiet: bool) -
     if min(extra) < 0 or max(extra) > MAX_OVERHANG:
         raise LabelError(
             f"{path} is {label_size} px, but its image {image} is {image_size} px; labels must have "
-            "the size of "
-            "their image"
+            "the size of their image"
         )
     _check_place(dataset, path, grid, image)
     if max(extra) > 0 and not quiet:
@@ -249,8 +248,7 @@ def _label_bands(dataset: Any, path: str) -> list[int]:
         return bands
     raise LabelError(
         f"{path}: has {len(bands)} bands of {dataset.dtypes[0]}; a label has one band of class "
-        "numbers or three "
-        "8-bit bands of colours"
+        "numbers or three 8-bit bands of colours"
     )
 
 

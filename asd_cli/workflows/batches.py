@@ -28,7 +28,8 @@ class PieceBatches:
         virtual: makes them.
         halo: pixels of context.
         seed: of the order, the jitter and the virtual anomalies.
-        crop: side of a crop, moved at random around its piece; None takes the pieces as they are.
+        crop: side of a crop, moved at random around its piece, pieces with hardly a normal pixel left out; None takes
+            every piece as it is.
         review_pieces: pieces looked at after an epoch, evenly spread; None takes all.
     """
 
@@ -47,7 +48,7 @@ class PieceBatches:
         self._tiles, self._survey, self._scaling, self._virtual = tiles, survey, scaling, virtual
         self._halo, self._seed, self._crop, self._review = halo, seed, crop, review_pieces
         enough = [piece for piece in survey.training if piece.normal >= _FEWEST]
-        self.pieces: Sequence[Piece] = enough or survey.training
+        self.pieces: Sequence[Piece] = survey.training if crop is None else enough or survey.training
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def _shuffled(self, epoch: int) -> list[int]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,112 +14,45 @@ from numpy.typing import NDArray
 from asd_cli.data.classes import ClassTable, scan_classes
 from asd_cli.data.discovery import TileSource, discover_tiles
 from asd_cli.data.tiles import LabelledTile, TileSet
-from asd_cli.errors import InputError, LabelError, RasterError
+from asd_cli.errors import InputError, LabelError, OutputError, RasterError
 from asd_cli.metrics.histogram import ScoreCollector
-from asd_cli.metrics.iou import Confusion, confusion_at
-from asd_cli.metrics.roc import RocCurve, auc, average_precision, upper_left
+from asd_cli.metrics.iou import confusion_at
+from asd_cli.metrics.roc import RocCurve
 from asd_cli.nn.devices import resolve_device
-from asd_cli.options import EvaluateOptions
-from asd_cli.raster.scene import gdal_session, open_raster
+from asd_cli.options import SCORES, EvaluateOptions, TileOptions
+from asd_cli.raster.gdal import gdal_session, open_raster
+from asd_cli.raster.scene import Scene
 from asd_cli.raster.windows import Window, write_windows
 from asd_cli.staging import StagedFiles, check_target
 from asd_cli.vector.labels import IGNORED
+from asd_cli.workflows.figures import ClassIndex, Direction, EvaluateReport, Figures
 from asd_cli.workflows.fitting import map_window
-from asd_cli.workflows.models import load_model
-from asd_cli.workflows.tilesets import open_tiles_for
+from asd_cli.workflows.models import Model, load_model
+from asd_cli.workflows.plots import PLOT_FILES, plot_curves
 
+_log = logging.getLogger(__name__)
 _WINDOW = 1024
-_CLASSES = 250  # anomalous classes that are told apart
+_CLASSES = 20  # anomalous classes with a row of their own, the largest
 Floats = NDArray[np.float32]
-Scorer = Callable[[TileSet, LabelledTile, Window], tuple[Floats, NDArray[np.bool_], NDArray[np.int32]]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """Pixels of a window: scores as written (NaN = none), which are normal, and class codes, all (h, w)."""
+
+    scores: Floats
+    normal: NDArray[np.bool_]
+    codes: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One row of the table. NaN where a figure has no meaning (no anomalous or no normal pixel).
+class _Case:
+    """What is compared: tiles with labels, what scores them, and the calibrated threshold, as written."""
 
-    `calibrated` figures are at the model's own threshold, `oracle` ones at the upper-left point of the ROC curve of
-    this very truth.
-    """
-
-    name: str
-    pixels: int
-    anomalous: int
-    auc: float
-    average_precision: float
-    calibrated_threshold: float
-    calibrated: dict[str, float]
-    oracle_threshold: float
-    oracle: dict[str, float]
-
-    def flat(self) -> dict[str, Any]:
-        """All figures by name, on one level."""
-        row = asdict(self)
-        for kind in ("calibrated", "oracle"):
-            row.update({f"{kind}_{key}": value for key, value in row.pop(kind).items()})
-        return row
-
-
-@dataclass(frozen=True)
-class EvaluateReport:
-    """Pooled figures, one row per anomalous class, one row per tile; `exact` is False where scores were binned (2^-12
-    wide)."""
-
-    pooled: Figures
-    classes: tuple[Figures, ...]
-    tiles: tuple[Figures, ...]
-    normal: tuple[str, ...]
-    exact: bool
-
-    def as_json(self) -> dict[str, Any]:
-        """All rows, JSON-ready."""
-        return asdict(self)
-
-    def rows(self) -> Iterator[tuple[str, Figures]]:
-        """Kind and row, in the order of the table."""
-        yield "pooled", self.pooled
-        yield from (("class", row) for row in self.classes)
-        yield from (("tile", row) for row in self.tiles)
-
-    def table(self) -> str:
-        """The table as text; columns marked * use the oracle threshold."""
-        heads = (
-            "",
-            "anomalous",
-            "AUC",
-            "AP",
-            "mIoU",
-            "F1",
-            "prec.",
-            "recall",
-            "FAR",
-            "mIoU*",
-            "F1*",
-            "prec.*",
-            "recall*",
-        )
-        lines = [heads, *(_cells(kind, row) for kind, row in self.rows())]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-        text = [
-            "  ".join(f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-            for line in lines
-        ]
-        note = f"normal: {', '.join(self.normal)}; at the calibrated threshold {self.pooled.calibrated_threshold:.4g}; "
-        note += f"* oracle: at the upper-left ROC point of this truth ({self.pooled.oracle_threshold:.4g})"
-        return "\n".join([*text, note])
-
-
-def _cells(kind: str, row: Figures) -> tuple[str, ...]:
-    def text(value: float) -> str:
-        return "-" if math.isnan(value) else f"{value:.3f}"
-
-    at, best = row.calibrated, row.oracle
-    share = row.anomalous / row.pixels if row.pixels else math.nan
-    cells = [f"{share:.2%}" if row.pixels else "-", text(row.auc), text(row.average_precision)]
-    cells += [text(at[key]) for key in ("miou", "f1", "precision", "recall")]
-    cells.append("-" if math.isnan(at["false_alarm_rate"]) else f"{at['false_alarm_rate']:.2g}")
-    cells += [text(best[key]) for key in ("miou", "f1", "precision", "recall")]
-    return (row.name if kind == "pooled" else f"{kind} {row.name}", *cells)
+    tiles: TileSet
+    score: Callable[[TileSet, LabelledTile, Window], _Scored]
+    threshold: float
+    direction: Direction
 
 
 def evaluate(
@@ -130,180 +63,211 @@ def evaluate(
     Raises:
         AsdError: rasters, labels, the model or a target cannot be used.
     """
-    if options.csv is not None:
-        check_target(options.csv, overwrite=options.overwrite)
-    tiles, scorer, threshold = _from_model(options) if options.model else _from_rasters(options)
+    _check_targets(options)
+    case = _from_rasters(options.tiles) if options.model is None else _from_model(load_model(options.model), options)
+    tiles = case.tiles
+    index = _class_index(tiles)
     pooled = ScoreCollector(options.exact_limit)
-    index_of = {code: place for place, code in enumerate(_anomalous_codes(tiles)[:_CLASSES], start=1)}
     rows = []
     total, done = sum(grid.width * grid.height for grid in tiles.grids), 0
-    for place, source in enumerate(tiles.sources):
+    for place, name in enumerate(_short_names(tiles.sources)):
         own = ScoreCollector(options.exact_limit)
         with tiles.open(place) as tile:
             for window in write_windows(tile.grid.height, tile.grid.width, _WINDOW):
-                _collect(own, index_of, tiles, *scorer(tiles, tile, window))
+                _collect(own, index, case, tile, window)
                 done += window.height * window.width
                 progress(done, total)
         pooled.merge(own)
-        rows.append(_figures(_short(source), own, None, threshold))
+        rows.append(Figures.of(name, own.curve(), case.threshold, case.direction))
+    curve = pooled.curve()
     report = EvaluateReport(
-        pooled=_figures("pooled", pooled, None, threshold),
-        classes=tuple(
-            _figures(tiles.classes.name(c), pooled, i, threshold) for c, i in index_of.items() if pooled.count(i)
-        ),
+        pooled=Figures.of("pooled", curve, case.threshold, case.direction),
+        classes=index.rows(pooled, case.threshold, case.direction),
         tiles=tuple(rows) if len(rows) > 1 else (),
-        normal=tuple(tiles.classes.name(code) for code in sorted(tiles.normal_codes)),
+        normal=tuple(dict.fromkeys(tiles.classes.name(code) for code in sorted(tiles.normal_codes))),
         exact=pooled.exact,
+        classes_left_out=index.left_out,
     )
     if not report.pooled.pixels:
         raise InputError("no pixel has both a score and a label; check --labels, nodata and --ignore-label")
-    _write(options, report, pooled)
+    _write(options, report, curve, case.direction.threshold(case.threshold))
     return report
 
 
-def _short(source: TileSource) -> str:
-    return source.path.rsplit("/", 1)[-1]
+def _short_names(sources: Sequence[TileSource]) -> list[str]:
+    """File names of the tiles, or their paths where two names are equal."""
+    names = [PurePosixPath(source.path).name for source in sources]
+    return names if len(set(names)) == len(names) else [source.path for source in sources]
 
 
-def _anomalous_codes(tiles: TileSet) -> list[int]:
-    codes = np.array(tiles.classes.found, np.int32)
-    return [int(code) for code in tiles.anomalous_class(codes) if code != IGNORED]
+def _class_index(tiles: TileSet) -> ClassIndex:
+    codes = [code for code in tiles.classes.found if code not in tiles.ignored_codes]
+    by_name: dict[str, list[int]] = {}
+    for code in tiles.anomalous_class(np.array(codes, np.int32)).tolist():
+        if code != IGNORED:
+            by_name.setdefault(tiles.classes.name(code), []).append(code)
+    return ClassIndex(by_name, dict(tiles.classes.pixels), _CLASSES)
 
 
-def _collect(
-    own: ScoreCollector,
-    index_of: Mapping[int, int],
-    tiles: TileSet,
-    scores: Floats,
-    normal: NDArray[np.bool_],
-    codes: NDArray[np.int32],
-) -> None:
+def _collect(own: ScoreCollector, index: ClassIndex, case: _Case, tile: LabelledTile, window: Window) -> None:
     """Add the scored pixels of a window that are normal, or labelled as something else."""
-    own.add(scores[normal], np.zeros(np.count_nonzero(normal), np.uint8))
-    other = tiles.anomalous_class(codes)
+    scored = case.score(case.tiles, tile, window)
+    scores = case.direction.upwards(scored.scores)
+    own.add(scores[scored.normal], np.zeros(np.count_nonzero(scored.normal), np.uint8))
+    other = case.tiles.anomalous_class(scored.codes)
     chosen = (other != IGNORED) & ~np.isnan(scores)
-    for code in np.unique(other[chosen]):
-        picked = scores[chosen & (other == code)]
-        own.add(picked, np.full(len(picked), index_of.get(int(code), _CLASSES), np.uint8))
+    own.add(scores[chosen], index.places(other[chosen]))
 
 
-def _figures(name: str, scores: ScoreCollector, class_index: int | None, threshold: float) -> Figures:
-    curve = scores.curve(class_index)
-    best = upper_left(curve).threshold if curve.has_both_classes else math.nan
-    return Figures(
-        name=name,
-        pixels=curve.positives + curve.negatives,
-        anomalous=curve.positives,
-        auc=auc(curve),
-        average_precision=average_precision(curve),
-        calibrated_threshold=threshold,
-        calibrated=_at(curve, threshold),
-        oracle_threshold=best,
-        oracle=_at(curve, best),
+def _from_model(model: Model, options: EvaluateOptions) -> _Case:
+    given = options.tiles
+    trained = tuple(str(name) for name in model.header["normal"])
+    sources = discover_tiles(
+        given.tiles, labels=given.labels, label_field=given.label_field, normal=given.normal or trained
+    )
+    classes = scan_classes(sources)
+    if not classes.labelled:
+        raise LabelError(f"{sources[0].path}: has no labels to compare with; give them with --labels")
+    normal = given.normal or _default_normal(classes, trained)
+    tiles = _tile_set(given, sources, classes, normal)
+    if tiles.band_count != model.detector.bands:
+        if given.bands is not None or tiles.band_count != model.header["bands"].get("of"):
+            raise model.band_error(tiles.sources[0].path, tiles.band_count)
+        tiles = _tile_set(given, sources, classes, normal, bands=model.band_indexes)
+    mapper = model.mapper(resolve_device(options.device))
+
+    def score(tiles: TileSet, tile: LabelledTile, window: Window) -> _Scored:
+        data, values = map_window(mapper, tiles, tile, window)
+        return _Scored(values[0], data.normal, data.codes)
+
+    return _Case(tiles, score, model.calibration.threshold, Direction())
+
+
+def _tile_set(
+    given: TileOptions,
+    sources: Sequence[TileSource],
+    classes: ClassTable,
+    normal: Sequence[str],
+    *,
+    bands: Sequence[int] | None = None,
+) -> TileSet:
+    return TileSet(
+        sources, classes, normal=normal, ignore=given.ignore_label, bands=bands or given.bands, nodata=given.nodata
     )
 
 
-def _at(curve: RocCurve, threshold: float) -> dict[str, float]:
-    names = ("miou", "iou_normal", "iou_anomalous", "f1", "precision", "recall", "false_alarm_rate")
-    if math.isnan(threshold) or not curve.positives + curve.negatives:
-        return dict.fromkeys(names, math.nan)
-    confusion: Confusion = confusion_at(curve, threshold)
-    return {name: float(getattr(confusion, name)) for name in names}
-
-
-def _from_model(options: EvaluateOptions) -> tuple[TileSet, Scorer, float]:
-    assert options.model is not None
-    model = load_model(options.model)
-    given = options.tiles
-    if not given.normal:
-        given = replace(given, normal=tuple(model.header["normal"]))
-    tiles = open_tiles_for(model, given)
-    if not tiles.classes.labelled:
-        raise LabelError("the tiles have no labels to compare with; give them with --labels")
-    mapper = model.mapper(resolve_device(options.device))
-
-    def score(tiles: TileSet, tile: LabelledTile, window: Window) -> Any:
-        data, values = map_window(mapper, tiles, tile, window)
-        return values[0], data.normal, data.codes
-
-    return tiles, score, model.calibration.threshold
-
-
-def _from_rasters(options: EvaluateOptions) -> tuple[TileSet, Scorer, float]:
-    given = options.tiles
+def _from_rasters(given: TileOptions) -> _Case:
     sources = discover_tiles(given.tiles, labels=given.labels, label_field=given.label_field)
     if not all(source.label for source in sources):
         raise LabelError(f"{sources[0].path}: has no labels to compare with; give the truth with --labels")
-    tags = _score_tags(sources)
+    kind, threshold, tagged = _score_tags(sources)
     classes = scan_classes(sources)
-    normal = given.normal or _default_normal(classes, tags.get("ASD_NORMAL", ""))
-    tiles = TileSet(sources, classes, normal=normal, ignore=given.ignore_label, nodata=given.nodata)
+    tiles = _tile_set(given, sources, classes, given.normal or _default_normal(classes, _tagged_names(tagged)))
     if tiles.band_count != 1:
         raise RasterError(
             f"{sources[0].path}: {tiles.band_count} bands, a score raster has one; for images give a model (-m)"
         )
-    far = tags["ASD_SCORE"] == "far"
+    highest = np.inf if kind == "distance" else 1
 
-    def score(tiles: TileSet, tile: LabelledTile, window: Window) -> Any:
+    def score(tiles: TileSet, tile: LabelledTile, window: Window) -> _Scored:
         data = tile.read(window)
-        scores = _upwards(data.chip.pixels[0]) if far else data.chip.pixels[0]
-        normal = tiles.normal_mask(data.chip, data.codes)
-        return np.where(data.chip.valid, scores, np.nan), normal, data.codes
+        scores = data.chip.pixels[0]
+        odd = scores[data.chip.valid & ~((scores >= 0) & (scores <= highest))]
+        if odd.size:
+            cure = f"if it stands for no data, add --nodata {odd[0]:g}" if odd[0] < 0 else "predict it again"
+            usual = "0 or more" if kind == "distance" else "0 to 1"
+            raise RasterError(f"{tile.path}: holds {odd[0]:g}, but a score of kind {kind} is {usual}; {cure}")
+        return _Scored(
+            np.where(data.chip.valid, scores, np.float32(np.nan)), tiles.normal_mask(data.chip, data.codes), data.codes
+        )
 
-    threshold = float(tags["ASD_THRESHOLD"])
-    return tiles, score, float(_upwards(np.array([threshold]))[0]) if far else threshold
-
-
-def _upwards(rates: NDArray[Any]) -> NDArray[Any]:
-    """False-alarm rates in (0, 1] -> their negative decadic logarithm, >= 0, higher = more anomalous."""
-    smallest = np.finfo(np.float32).smallest_subnormal
-    upwards: NDArray[Any] = np.maximum(-np.log10(np.maximum(rates, smallest)), 0)
-    return upwards.astype(rates.dtype)
+    return _Case(tiles, score, threshold, Direction(lower_is_anomalous=kind == "far"))
 
 
-def _score_tags(sources: list[TileSource]) -> dict[str, str]:
-    """Tags of the first score raster; all must have the same kind of score and threshold."""
+def _score_tags(sources: Sequence[TileSource]) -> tuple[str, float, str]:
+    """Kind of score, threshold and normal classes of the score rasters; they must agree in the first two.
+
+    Raises:
+        RasterError: a file is damaged, was not written by `asd predict`, or differs from the first one.
+    """
     found: list[dict[str, str]] = []
     for source in sources:
-        with gdal_session(), open_raster(source.path) as dataset:
-            found.append(dataset.tags())
-    for source, tags in zip(sources, found, strict=True):
+        with Scene.open(source.path), gdal_session(), open_raster(source.path) as dataset:
+            tags = dataset.tags()
         if not {"ASD_SCORE", "ASD_THRESHOLD"} <= set(tags):
             raise RasterError(f"{source.path}: is no score raster of asd predict; for images give a model (-m)")
+        found.append(tags)
         if any(tags[key] != found[0][key] for key in ("ASD_SCORE", "ASD_THRESHOLD")):
+            kinds = [f"{tags['ASD_SCORE']} with threshold {tags['ASD_THRESHOLD']}" for tags in (found[-1], found[0])]
             raise RasterError(
-                f"{source.path}: has another kind of score or threshold than {sources[0].path}; evaluate them apart"
+                f"{source.path}: holds scores of kind {kinds[0]}, but {sources[0].path} of kind {kinds[1]}; "
+                "evaluate them apart"
             )
-    return found[0]
+    kind, text = found[0]["ASD_SCORE"], found[0]["ASD_THRESHOLD"]
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = np.nan
+    if kind not in SCORES or not threshold >= 0:
+        raise RasterError(
+            f"{sources[0].path}: its tags ASD_SCORE={kind} and ASD_THRESHOLD={text} make no sense; predict it again"
+        )
+    return kind, threshold, found[0].get("ASD_NORMAL", "")
 
 
-def _default_normal(classes: ClassTable, tagged: str) -> tuple[str, ...]:
-    """Normal classes where the user names none: the map's own, outside all polygons, or 0 of a mask of 0 and 1."""
-    names = tuple(name for name in tagged.split(",") if name)
+def _tagged_names(text: str) -> tuple[str, ...]:
+    """Class names of the tag ASD_NORMAL: joined by commas, which names themselves (``r,g,b``) may hold, too."""
+    parts = text.split(",")
+    if all(part.strip().isdecimal() for part in parts) and len(parts) % 3 == 0:
+        return (*(",".join(parts[i : i + 3]) for i in range(0, len(parts), 3)), *parts)
+    return tuple(name for name in (text, *parts) if name)
+
+
+def _default_normal(classes: ClassTable, known: Sequence[str]) -> tuple[str, ...]:
+    """Normal classes where the user names none: those the model knows, outside all polygons, or 0 of a 0/1 mask."""
+    names = tuple(name for name in dict.fromkeys(known) if classes.has(name))
     if names:
-        try:
-            classes.resolve(names)
-            return names
-        except LabelError:
-            pass
-    if classes.polygons or set(classes.found) <= {0, 1}:
+        return names
+    if 0 in classes.found and (classes.polygons or set(classes.found) <= {0, 1}):
         return (classes.name(0),)
-    called = ", ".join(classes.name(code) for code in classes.found[:20])
-    raise LabelError(f"say which class of the truth is normal with --normal; found: {called}")
+    raise LabelError(f"say which class of the truth is normal with --normal; found: {classes.listed()}")
 
 
-def _write(options: EvaluateOptions, report: EvaluateReport, pooled: ScoreCollector) -> None:
-    """The CSV table and the plots that were asked for."""
+def _check_targets(options: EvaluateOptions) -> None:
+    """Refuse targets that cannot be written; the folder of the plots is made later, if need be."""
     if options.csv is not None:
-        with StagedFiles(overwrite=options.overwrite) as staged:
-            rows = [{"kind": kind, **row.flat()} for kind, row in report.rows()]
-            with staged.stage(options.csv).open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
-            staged.commit()
-    if options.plots is not None:
-        from asd_cli.workflows.plots import plot_curves
+        check_target(options.csv, overwrite=options.overwrite)
+    folder = options.plots
+    if folder is None:
+        return
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    if not existing.is_dir():
+        raise OutputError(f"--plots {folder}: {existing} is a file; name a folder")
+    for name in PLOT_FILES:
+        check_target((folder if existing == folder else existing) / name, overwrite=options.overwrite)
 
-        options.plots.mkdir(parents=True, exist_ok=True)
-        plot_curves(options.plots, pooled.curve(), report.pooled.calibrated_threshold, overwrite=options.overwrite)
+
+def _write(options: EvaluateOptions, report: EvaluateReport, curve: RocCurve, threshold: float) -> None:
+    """The CSV table and the plots that were asked for, all or none."""
+    with StagedFiles(overwrite=options.overwrite) as staged:
+        try:
+            if options.csv is not None:
+                _write_csv(staged.stage(options.csv), report)
+            if options.plots is not None and curve.has_both_classes:
+                options.plots.mkdir(parents=True, exist_ok=True)
+                roc, pr = (staged.stage(options.plots / name) for name in PLOT_FILES)
+                plot_curves(roc, pr, curve, confusion_at(curve, threshold))
+            elif options.plots is not None:
+                missing = "anomalous" if curve.positives == 0 else "normal"
+                _log.warning("no plots are drawn: no scored pixel is %s in the truth", missing)
+            staged.commit()
+        except OSError as error:
+            raise OutputError(f"{error.filename or 'results'}: cannot be written ({error.strerror})") from error
+
+
+def _write_csv(path: Path, report: EvaluateReport) -> None:
+    rows = [{"kind": kind, **row.flat()} for kind, row in report.rows()]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ def fit_gaussian(
     """
     check_target(options.output, overwrite=options.overwrite)
     model, detector = _load(options)
+    options = _with_normal_of(model, options)
     device = resolve_device(options.device)
     tiles = open_tiles_for(model, options.tiles)
     survey = survey_tiles(tiles, crop=_CROP, halo=detector.halo, holdout=options.holdout, seed=options.seed)
@@ -81,21 +82,14 @@ def fit_gaussian(
     gaussian = fit_normal(detector, moments)
     suspicious = suspicious_tiles(parts, old)
     warn_of_suspicious(suspicious, tiles)
+    rate = options.false_alarm_rate or model.calibration.false_alarm_rate
     calibration, figures = calibrate(
-        detector,
-        tiles,
-        survey.held_out,
-        device,
-        rate=options.false_alarm_rate or model.calibration.false_alarm_rate,
-        seed=options.seed,
-        advance=advance,
+        detector, tiles, survey.held_out, device, rate=rate, seed=options.seed, advance=advance
     )
-    header = _header(model, options, tiles, survey, figures)
-    new = Model(header, detector.cpu(), calibration, moments, options.output)
-    sha256 = new.write(overwrite=options.overwrite)
+    new = Model(_header(model, options, tiles, survey, figures), detector.cpu(), calibration, moments, options.output)
     return FitReport(
         model=options.output,
-        sha256=sha256,
+        sha256=new.write(overwrite=options.overwrite),
         tiles=survey.training_tiles,
         skipped=survey.skipped,
         held_out_tiles=survey.held_out_tiles,
@@ -106,6 +100,13 @@ def fit_gaussian(
         suspicious={tiles.sources[i].path: ratio for i, ratio in suspicious.items()},
         held_out=figures,
     )
+
+
+def _with_normal_of(model: Model, options: FitGaussianOptions) -> FitGaussianOptions:
+    """Without `--normal` the model's normal classes are meant."""
+    if options.tiles.normal:
+        return options
+    return replace(options, tiles=replace(options.tiles, normal=tuple(model.header["normal"])))
 
 
 def _load(options: FitGaussianOptions) -> tuple[Model, DescriptorDetector]:
@@ -137,7 +138,7 @@ def _header(
         "normal_pixels": survey.sample.count,
     }
     size = model.header.get("pixel_size_m") if options.update else facts["pixel_size_m"]
-    changed = {"normal": normal, "pixel_size_m": size, "refit": refit, "held_out": figures.as_json()}
+    changed = {"normal": normal, "pixel_size_m": size, "refit": refit, "held_out": figures.for_header()}
     return model_header(**{**model.header, **changed})
 
 

@@ -29,6 +29,7 @@ from asd_cli.workflows.models import prepared
 _log = logging.getLogger(__name__)
 _PIXELS_PER_VALUE = 50  # fewer pixels than this for each entry of the covariance and the fit is shaky
 _CONTAMINATED = 4.0  # mean squared distance of a tile under the others, in units of what normal pixels have
+_THIN = 1e-10  # variance of a direction, relative to the widest, that is rounding of float32 descriptors
 _KEPT = 1_000_000
 Advance = Callable[[int], None]
 
@@ -49,9 +50,9 @@ class HeldOutFigures:
     false_alarm_check: float | None
     auc: float | None
 
-    def as_json(self) -> dict[str, float | int | None]:
-        """All fields by name."""
-        return asdict(self)
+    def for_header(self) -> dict[str, float | int | None]:
+        """What the model file keeps: figures of normal pixels, on which alone its content depends."""
+        return {name: value for name, value in asdict(self).items() if name != "auc"}
 
     def summary(self) -> str:
         """One line for people."""
@@ -114,11 +115,13 @@ def fit_normal(detector: DescriptorDetector, moments: Moments) -> Gaussian:
     """Fit the Gaussian (Ledoit-Wolf) and hand it to the detector; warn, with numbers, of what makes it shaky.
 
     Raises:
-        TrainingError: there are fewer than two pixels.
+        TrainingError: there are fewer than two pixels, or descriptors that are not finite.
     """
     length = detector.length
     if moments.count < 2:
         raise TrainingError(f"{moments.count} normal pixel(s) to fit the Gaussian on; at least 2 are needed")
+    if not (np.isfinite(moments.mean).all() and np.isfinite(moments.second).all()):
+        raise TrainingError("the descriptors are not finite; check the tiles for odd values (--bands, --nodata)")
     gaussian = fit_ledoit_wolf(moments)
     wanted = _PIXELS_PER_VALUE * length * (length + 1) // 2
     if moments.count < wanted:
@@ -128,7 +131,7 @@ def fit_normal(detector: DescriptorDetector, moments: Moments) -> Gaussian:
             moments.count,
             wanted,
         )
-    rank = int(np.linalg.matrix_rank(moments.covariance, hermitian=True))
+    rank = _rank(moments)
     if rank < length:
         _log.warning(
             "the covariance of the descriptors has rank %d of %d; shrinkage %.3g makes up for it",
@@ -140,12 +143,17 @@ def fit_normal(detector: DescriptorDetector, moments: Moments) -> Gaussian:
     return gaussian
 
 
+def _rank(moments: Moments) -> int:
+    variances = np.linalg.eigvalsh(moments.covariance)
+    return int(np.count_nonzero(variances > _THIN * variances[-1]))
+
+
 def suspicious_tiles(parts: dict[int, Moments], known: Moments | None = None) -> dict[int, float]:
     """Tiles whose pixels look anomalous under all others (and `known` moments).
 
     Returns:
         The mean squared distance of their pixels, in units of the L that normal pixels have, where it is above 4 and
-        above three times the median of all tiles.
+        above three times the median of all tiles. Empty where the covariance is so thin that it tells nothing.
     """
     indexes = list(parts)
     if len(indexes) + (known is not None) < 2:
@@ -157,6 +165,8 @@ def suspicious_tiles(parts: dict[int, Moments], known: Moments | None = None) ->
     for index in reversed(indexes):
         behind.append(behind[-1].merge(parts[index]))
     behind.reverse()
+    if _rank(before[-1]) < length:
+        return {}
     ratios: dict[int, float] = {}
     for place, index in enumerate(indexes):
         rest = before[place].merge(behind[place + 1])

@@ -16,14 +16,14 @@ def describe_model(path: Path) -> dict[str, Any]:
     """
     model = load_model(path)
     header, calibration = model.header, model.calibration
-    training = header.get("training", {})
+    held_out = header.get("held_out")
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
         "sha256": model.sha256,
         "asd_version": header["asd_version"],
         "method": header["method"],
-        **{key: value for key, value in header["config"].items()},
+        **header["config"],
         "halo_px": model.detector.halo,
         "parameters": sum(p.numel() for p in model.detector.parameters()),
         "normal": header["normal"],
@@ -35,5 +35,10 @@ def describe_model(path: Path) -> dict[str, Any]:
         "held_out_pixels": calibration.count,
         "false_alarm_rate": calibration.false_alarm_rate,
         "threshold_distance": calibration.threshold,
-        **{f"training_{key}": value for key, value in training.items()},
+        **_prefixed("held_out", held_out if isinstance(held_out, dict) else {}),
+        **_prefixed("training", header.get("training", {})),
     }
+
+
+def _prefixed(prefix: str, facts: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}_{key}": value for key, value in facts.items()}

@@ -104,7 +104,8 @@ def map_scene(
     """Map a scene window by window, in order: ``sink(window, map)`` gets (channels, h, w) float32, NaN where the
     scene is invalid.
 
-    Reading runs one window ahead and the sink one behind, each in its own thread; at most four windows are in memory.
+    Reading runs one window ahead and the sink one behind, each in its own thread; at most three chips and three maps of
+    windows are in memory.
     The sink is called from one thread. An error in any stage stops all of them and is raised here.
     """
     chips = ((window, _read(scene, window, mapper.halo)) for window in windows)
@@ -114,6 +115,7 @@ def map_scene(
             values = mapper(chip)[:, : window.height, : window.width]
             values[:, ~inner] = np.nan
             behind.put(window, values)
+            del chip, inner, values  # not to be kept while the next chip is waited for
             progress(window.height * window.width)
 
 
@@ -134,6 +136,7 @@ class _Ahead(Generic[T]):
         try:
             for item in self._items:
                 self._put(item)
+                del item
                 if self._stop.is_set():
                     return
             self._put(None)
@@ -152,6 +155,7 @@ class _Ahead(Generic[T]):
             if isinstance(entry, BaseException):
                 raise entry
             yield entry
+            del entry
 
     def __enter__(self) -> _Ahead[T]:
         self._thread.start()
@@ -179,6 +183,7 @@ class _Behind:
                     self._sink(*entry)
                 except BaseException as error:
                     self._error = error
+            del entry
 
     def put(self, window: Window, values: NDArray[np.float32]) -> None:
         if self._error is not None:

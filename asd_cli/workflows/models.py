@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from asd_cli.density.calibration import Calibration
 from asd_cli.density.moments import Moments
 from asd_cli.errors import AsdError, ModelFileError, RasterError
-from asd_cli.methods.base import Detector
+from asd_cli.methods.base import DescriptorDetector, Detector
 from asd_cli.methods.registry import method_class
 from asd_cli.model_file import read_model, write_model
 from asd_cli.staging import StagedFiles
@@ -35,7 +35,12 @@ class Model:
     @property
     def band_indexes(self) -> tuple[int, ...]:
         """Bands of the training tiles that were used, counted from 1."""
-        return tuple(int(i) for i in self.header["bands"]["indexes"])
+        return tuple(self.header["bands"]["indexes"])
+
+    def bands_of(self, found: int) -> tuple[int, ...] | None:
+        """Bands to choose in a raster with as many bands as the training tiles had; None: all of them, in order."""
+        chosen, of = self.band_indexes, self.header["bands"].get("of")
+        return chosen if found == of and chosen != tuple(range(1, found + 1)) and max(chosen) <= found else None
 
     @property
     def pixel_size_m(self) -> float | None:
@@ -49,7 +54,7 @@ class Model:
 
     def band_error(self, path: str, found: int) -> RasterError:
         """What to say of a raster whose bands do not fit."""
-        wanted, names = self.detector.bands, ", ".join(self.header["bands"].get("names", []))
+        wanted, names = self.detector.bands, ", ".join(self.header["bands"]["names"])
         return RasterError(
             f"{path}: {found} band{'s' * (found != 1)}, but the model was trained on {wanted} ({names}); "
             f"choose {wanted} with --bands"
@@ -90,19 +95,25 @@ def load_model(path: Path) -> Model:
     file = read_model(path)
     header = file.header
     try:
-        bands = header["bands"]
-        count, indexes = int(bands["count"]), [int(i) for i in bands["indexes"]]
-        if not 1 <= count <= 4096 or len(indexes) != count:
-            raise ValueError(f"{count} bands with {len(indexes)} indexes")
-        detector = method_class(header["method"]).create(count, **header["config"])
-        detector.load_arrays(file.part("method"))
+        detector = method_class(header["method"]).restore(
+            header["bands"]["count"], header["config"], file.part("method")
+        )
         calibration = Calibration.from_arrays(file.part("calibration"))
-        moments = moments_from(file.part("moments")) if file.part("moments") else None
+        moments = _moments_of(detector, file.part("moments"))
     except AsdError as error:
         raise ModelFileError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelFileError(f"{path}: the model file does not describe a usable model ({error})") from error
     return Model(header, detector, calibration, moments, path, file.sha256)
+
+
+def _moments_of(detector: Detector, arrays: Mapping[str, NDArray[Any]]) -> Moments | None:
+    if not arrays:
+        return None
+    moments = moments_from(arrays)
+    if isinstance(detector, DescriptorDetector) and len(moments.mean) != detector.length:
+        raise ValueError(f"moments of {len(moments.mean)} numbers for descriptors of {detector.length}")
+    return moments
 
 
 def moments_arrays(moments: Moments) -> dict[str, NDArray[Any]]:
@@ -122,10 +133,10 @@ def moments_from(arrays: Mapping[str, NDArray[Any]]) -> Moments:
     Raises:
         ValueError: shapes do not belong together.
     """
-    mean, second, third = arrays["mean"], arrays["second"], arrays["third"]
+    mean, second, third = (np.array(arrays[name], np.float64) for name in ("mean", "second", "third"))
     if not (mean.ndim == 1 and second.shape == (len(mean), len(mean)) and third.shape == mean.shape):
         raise ValueError("moments of different lengths")
     count = int(arrays["count"])
     if count < 2:
         raise ValueError(f"moments of {count} pixels")
-    return Moments(count, mean.copy(), second.copy(), third.copy(), float(arrays["fourth"]))
+    return Moments(count, mean, second, third, float(arrays["fourth"]))

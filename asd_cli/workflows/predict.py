@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,30 +15,23 @@ import torch
 from numpy.typing import NDArray
 
 from asd_cli import __version__
-from asd_cli.errors import InputError
+from asd_cli.errors import InputError, RasterError
 from asd_cli.nn.devices import resolve_device
-from asd_cli.options import POLYGON_SUFFIXES, PredictOptions
+from asd_cli.options import PredictOptions
 from asd_cli.raster.scene import Scene
 from asd_cli.raster.windows import Window, round_up, write_windows
 from asd_cli.raster.writer import BLOCK, MapWriter
-from asd_cli.staging import StagedFiles, check_target
-from asd_cli.vector.files import check_polygon_suffix, write_polygons
+from asd_cli.staging import StagedFiles
+from asd_cli.vector.files import write_polygons
 from asd_cli.vector.polygons import PolygonStream
+from asd_cli.workflows.jobs import Job, check_not_read, plan
 from asd_cli.workflows.mapping import BlockMapper, map_scene
 from asd_cli.workflows.models import Model, load_model
 from asd_cli.workflows.scores import ScoreScale
 
 _log = logging.getLogger(__name__)
 _PIXEL_SIZE_RATIO = 1.5
-
-
-@dataclass(frozen=True)
-class Job:
-    """One scene and the files that it becomes."""
-
-    scene: str
-    raster: Path
-    polygons: Path | None
+_LONGEST_COMMAND = 2000  # characters; a shell may have put in thousands of scenes
 
 
 @dataclass(frozen=True)
@@ -73,7 +65,7 @@ class PredictReport:
 
     def paths(self) -> list[Path]:
         """The files written."""
-        return [self.raster] if self.polygons is None else [self.raster, self.polygons]
+        return Job(self.scene, self.raster, self.polygons).targets()
 
     def as_json(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
@@ -81,9 +73,12 @@ class PredictReport:
 
 
 def predict(
-    options: PredictOptions, *, progress: Callable[[int, int], None] = lambda done, total: None
+    options: PredictOptions,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    finished: Callable[[PredictReport], None] = lambda report: None,
 ) -> list[PredictReport]:
-    """Map every scene. `progress` gets pixels done and in all.
+    """Map every scene. `progress` gets pixels done and in all, `finished` the report of each scene once it is written.
 
     Every input and target is checked before the first pixel is computed. Memory depends on the window, never on the
     scene.
@@ -100,6 +95,7 @@ def predict(
     total = 0
     for job in jobs:
         with open_scene(job.scene, model, options.bands, options.nodata) as scene:
+            check_not_read(scene.files, jobs)
             total += scene.grid.width * scene.grid.height
             _advise(scene, model)
     reports: list[PredictReport] = []
@@ -112,6 +108,7 @@ def predict(
 
     for job in jobs:
         reports.append(_map_one(job, model, mapper, scale, options, advance))
+        finished(reports[-1])
     return reports
 
 
@@ -121,99 +118,29 @@ def _required(model: Path | None) -> Path:
     return model
 
 
-def plan(options: PredictOptions) -> list[Job]:
-    """Scenes with their targets, every target checked.
-
-    Raises:
-        InputError: no scene matches, or two scenes would be written to the same file.
-        OutputError: a target cannot be written.
-    """
-    scenes = list(_scenes(options.scenes))
-    output = Path(options.output)
-    folder = output.is_dir() or options.output.endswith("/") or len(scenes) > 1
-    if len(scenes) > 1 and not output.is_dir():
-        raise InputError(
-            f"-o {options.output}: {len(scenes)} scenes need an existing folder; create it first (mkdir -p)"
-        )
-    jobs = []
-    for scene in scenes:
-        raster = output / f"{Path(scene).stem}_anomaly.tif" if folder else output
-        jobs.append(Job(scene, raster, _polygon_target(options, raster, several=len(scenes) > 1)))
-    _check_targets(jobs, overwrite=options.overwrite)
-    return jobs
-
-
-def _scenes(given: tuple[str, ...]) -> Iterator[str]:
-    for text in given:
-        if text.startswith("@"):
-            yield from _scenes(_listed(Path(text[1:])))
-        elif not text.startswith("/vsi") and not Path(text).exists() and glob.has_magic(text):
-            found = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - absolute patterns too
-            if not found:
-                raise InputError(f"{text}: matches no file")
-            yield from found
-        else:
-            yield text
-
-
-def _listed(path: Path) -> tuple[str, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"@{path}: cannot be read as a list of scenes, one path a line") from error
-    names = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-    if not names:
-        raise InputError(f"@{path}: the list holds no scene")
-    return names
-
-
-def _polygon_target(options: PredictOptions, raster: Path, *, several: bool) -> Path | None:
-    if not options.write_polygons:
-        return None
-    given = options.polygons
-    if given is None:
-        return raster.with_suffix(".gpkg")
-    if given in POLYGON_SUFFIXES:
-        return raster.with_suffix(given)
-    if several:
-        raise InputError(f"--polygons {given}: for several scenes give a suffix only, such as .geojson")
-    check_polygon_suffix(Path(given))
-    return Path(given)
-
-
-def _check_targets(jobs: list[Job], *, overwrite: bool) -> None:
-    seen: dict[Path, str] = {}
-    for job in jobs:
-        for target in (job.raster, job.polygons):
-            if target is None:
-                continue
-            check_target(target, overwrite=overwrite)
-            if target in seen:
-                raise InputError(
-                    f"{target}: would be written for both {seen[target]} and {job.scene}; run them separately"
-                )
-            seen[target] = job.scene
-            if target.exists() and Path(job.scene).exists() and target.samefile(job.scene):
-                raise InputError(f"{target}: is the scene itself; choose another output name")
-
-
 def open_scene(path: str, model: Model, bands: tuple[int, ...] | None, nodata: float | None) -> Scene:
     """A scene with the bands that the model needs.
 
-    Without `bands` they are all of the scene's if the count fits, else those of the training tiles if the scene has
-    as many bands as these had.
+    Without `bands` they are those of the training tiles if the scene has as many bands as these had, else all of the
+    scene's if the count fits.
 
     Raises:
         RasterError: the scene cannot be read or its bands do not fit the model.
     """
     scene = Scene.open(path, bands=bands, nodata=nodata)
-    wanted = model.detector.bands
-    if scene.band_count == wanted:
+    wanted, found = model.detector.bands, scene.band_count
+    if bands is None and (chosen := model.bands_of(found)):
+        scene.close()
+        return Scene.open(path, bands=chosen, nodata=nodata)
+    if found == wanted:
         return scene
-    found = scene.band_count
     scene.close()
-    if bands is None and found == model.header["bands"].get("of", -1):
-        return Scene.open(path, bands=model.band_indexes, nodata=nodata)
+    alpha = scene.alpha_bands
+    if bands is None and alpha and found + len(alpha) == wanted:
+        raise RasterError(
+            f"{path}: {found} bands beside band {alpha[0]}, which is taken as alpha (a mask), but the model was "
+            f"trained on {wanted}; if it holds data, use it with --bands {','.join(map(str, range(1, wanted + 1)))}"
+        )
     raise model.band_error(path, found)
 
 
@@ -245,8 +172,7 @@ class _Sink:
     def __call__(self, window: Window, distances: NDArray[np.float32]) -> None:
         scores = self._scale.scores(distances)
         self._writer.write(window, scores)
-        with np.errstate(invalid="ignore"):
-            anomalous = distances[0] >= self._scale.distance_threshold
+        anomalous = self._scale.anomalous(scores[0])
         self.valid += int(np.count_nonzero(~np.isnan(distances[0])))
         self.anomalous += int(np.count_nonzero(anomalous))
         if self._polygons is not None:
@@ -286,7 +212,7 @@ def _map_one(
         count = None
         if stream is not None and job.polygons is not None:
             frame = stream.finish()
-            write_polygons(frame, staged.stage(job.polygons))
+            write_polygons(frame, staged.stage(job.polygons), target=job.polygons)
             count = len(frame)
         staged.commit()
     return PredictReport(
@@ -299,13 +225,15 @@ def _map_one(
         anomalous_pixels=sink.anomalous,
         polygon_count=count,
         score=options.score,
-        threshold=scale.threshold,
+        threshold=float(scale.threshold),
         seconds=time.monotonic() - start,
     )
 
 
 def _tags(model: Model, scale: ScoreScale, job: Job, options: PredictOptions) -> dict[str, str]:
-    rate = float(scale.calibration.rate(np.array([scale.distance_threshold]))[0])
+    command = options.command
+    if len(command) > _LONGEST_COMMAND:
+        command = command[:_LONGEST_COMMAND] + " ..."
     return {
         "TIFFTAG_SOFTWARE": f"asd {__version__}",
         "ASD_VERSION": __version__,
@@ -316,7 +244,7 @@ def _tags(model: Model, scale: ScoreScale, job: Job, options: PredictOptions) ->
         "ASD_METHOD": model.detector.name,
         "ASD_NORMAL": ",".join(model.header["normal"]),
         "ASD_SCORE": scale.kind,
-        "ASD_THRESHOLD": repr(scale.threshold),
-        "ASD_FALSE_ALARM_RATE": f"{rate:.6g}",
-        "ASD_COMMAND": options.command,
+        "ASD_THRESHOLD": repr(float(scale.threshold)),
+        "ASD_FALSE_ALARM_RATE": f"{scale.false_alarm_rate:.6g}",
+        "ASD_COMMAND": command,
     }

@@ -14,7 +14,7 @@ from asd_cli.raster.writer import BandInfo
 
 Kind = Literal["unit", "distance", "far"]
 _BANDS = {
-    "unit": BandInfo("anomaly score", "0-1, 0.5 at the threshold"),
+    "unit": BandInfo("anomaly score", "0-1, 0.5 at the model's threshold"),
     "distance": BandInfo("anomaly distance", "Mahalanobis distance"),
     "far": BandInfo("expected false-alarm rate", "share of normal pixels"),
 }
@@ -24,13 +24,13 @@ _BANDS = {
 class ScoreScale:
     """From distances to the kind of score that is written, and the threshold of the polygons.
 
-    `distance_threshold`: pixels at or above it are anomalous. `threshold`: the same in units of the score.
+    `threshold` is a float32 number in units of the score: a pixel is anomalous if its score, as written, is at least
+    the threshold (at most, for false-alarm rates).
     """
 
     kind: Kind
     calibration: Calibration
-    distance_threshold: float
-    threshold: float
+    threshold: np.float32
 
     @classmethod
     def build(cls, kind: Kind, calibration: Calibration, *, rate: float, threshold: float | None) -> ScoreScale:
@@ -39,26 +39,30 @@ class ScoreScale:
         Raises:
             InputError: the threshold is outside the range of the score.
         """
-        if threshold is None:
-            distance = calibration.threshold if rate == calibration.false_alarm_rate else calibration.distance(rate)
-            return cls(kind, calibration, distance, cls._score_of(kind, calibration, distance))
-        low, high = {"unit": (0.0, 1.0), "distance": (0.0, np.inf), "far": (0.0, 1.0)}[kind]
-        if not low < threshold < high:
-            raise InputError(f"--threshold {threshold}: must be above {low:g} and below {high:g} for --score {kind}")
+        if threshold is not None:
+            low, high = {"unit": (0.0, 1.0), "distance": (0.0, np.inf), "far": (0.0, 1.0)}[kind]
+            with np.errstate(over="ignore"):
+                given = np.float32(threshold)
+            if not low < given < high:
+                raise InputError(
+                    f"--threshold {threshold}: must be above {low:g} and below {high:g} for --score {kind}"
+                )
+            return cls(kind, calibration, given)
+        distance = calibration.threshold if rate == calibration.false_alarm_rate else calibration.distance(rate)
         if kind == "distance":
-            distance = threshold
-        elif kind == "unit":
-            distance = float(calibration.distance_of_score(np.array([threshold]))[0])
-        else:
-            distance = calibration.distance(threshold)
-        return cls(kind, calibration, distance, threshold)
+            return cls(kind, calibration, _at_least(distance))
+        scores = calibration.score if kind == "unit" else calibration.rate
+        return cls(kind, calibration, np.float32(scores(np.array([distance]))[0]))
 
-    @staticmethod
-    def _score_of(kind: Kind, calibration: Calibration, distance: float) -> float:
-        if kind == "distance":
-            return distance
-        values = np.array([distance])
-        return float((calibration.score if kind == "unit" else calibration.rate)(values)[0])
+    @property
+    def false_alarm_rate(self) -> float:
+        """Expected share of normal pixels that are anomalous."""
+        if self.kind == "far":
+            return float(self.threshold)
+        distance = float(self.threshold)
+        if self.kind == "unit":
+            distance = float(self.calibration.distance_of_score(np.array([distance]))[0])
+        return float(self.calibration.rate(np.array([distance]))[0])
 
     @property
     def lower_is_anomalous(self) -> bool:
@@ -77,3 +81,14 @@ class ScoreScale:
         if self.kind == "unit":
             return self.calibration.score(distances)
         return self.calibration.rate(distances).astype(np.float32)
+
+    def anomalous(self, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Scores, as `scores` gives them -> whether they are anomalous; NaN is not."""
+        with np.errstate(invalid="ignore"):
+            return np.asarray(scores <= self.threshold if self.lower_is_anomalous else scores >= self.threshold)
+
+
+def _at_least(value: float) -> np.float32:
+    """The smallest float32 that is not below."""
+    near = np.float32(value)
+    return near if float(near) >= value else np.nextafter(near, np.float32(np.inf))

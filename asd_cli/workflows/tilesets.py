@@ -46,10 +46,10 @@ def open_tiles_for(model: Model, options: TileOptions) -> TileSet:
         RasterError, LabelError: tiles or labels cannot be used, or the bands do not fit.
     """
     tiles = open_tiles(options)
+    if options.bands is None and (chosen := model.bands_of(tiles.band_count)):
+        return open_tiles(replace(options, bands=chosen))
     if tiles.band_count == model.detector.bands:
         return tiles
-    if options.bands is None and tiles.band_count == model.header["bands"].get("of"):
-        return open_tiles(replace(options, bands=model.band_indexes))
     raise model.band_error(tiles.sources[0].path, tiles.band_count)
 
 

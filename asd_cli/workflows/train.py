@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -11,34 +12,39 @@ from typing import Any
 
 import torch
 
+from asd_cli import __version__
 from asd_cli.data.augment import VirtualAnomalies
 from asd_cli.data.pieces import Survey, survey_tiles
 from asd_cli.data.scaling import Scaling
 from asd_cli.data.tiles import TileSet
-from asd_cli.errors import InputError, OutputError, TrainingError
-from asd_cli.methods.asd.method import AsdMethod
-from asd_cli.methods.asd.objective import AsdLosses, AsdObjective
+from asd_cli.density.moments import Moments
+from asd_cli.errors import InputError, OutputError
+from asd_cli.methods.base import DescriptorDetector, Detector
+from asd_cli.methods.recipe import TrainingPlan
+from asd_cli.methods.registry import method_class
 from asd_cli.model_file import model_header
 from asd_cli.nn.devices import resolve_device
-from asd_cli.options import LOSSES, TrainOptions
+from asd_cli.options import TrainOptions
 from asd_cli.staging import check_target
 from asd_cli.workflows.batches import PieceBatches
 from asd_cli.workflows.checkpoint import Checkpoint
-from asd_cli.workflows.fitting import (
-    HeldOutFigures,
-    calibrate,
-    fit_normal,
-    merged,
-    suspicious_tiles,
-    tile_moments,
-)
+from asd_cli.workflows.fitting import HeldOutFigures, calibrate, fit_normal, merged, suspicious_tiles, tile_moments
 from asd_cli.workflows.models import Model
-from asd_cli.workflows.recipes import RECIPES, schedule_of
-from asd_cli.workflows.tilesets import normal_names, open_tiles, tile_facts, warn_of_suspicious
-from asd_cli.workflows.training import Schedule, TrainingLoop
+from asd_cli.workflows.recipes import schedule_of
+from asd_cli.workflows.tilesets import open_tiles, tile_facts, warn_of_suspicious
+from asd_cli.workflows.training import TrainingLoop
 
 _log = logging.getLogger(__name__)
 Progress = Callable[..., None]
+_SHOWN = {
+    "loss": "loss",
+    "compact": "L1",
+    "diverse": "L2",
+    "feature_rich": "L3",
+    "radius": "R",
+    "held_out": "held-out d/R",
+}
+_WITHOUT_EFFECT = ("output", "resume", "overwrite", "log", "device", "tiles", "false_alarm_rate")
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,20 @@ class TrainReport:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A training with all that it needs: the options, what the method made of them, tiles and their split."""
+
+    options: TrainOptions
+    plan: TrainingPlan
+    tiles: TileSet
+    survey: Survey
+    crop: int
+    detector: Detector
+    scaling: Scaling
+    device: torch.device
+
+
 def train(options: TrainOptions, *, progress: Progress = lambda done, total, figures=None: None) -> TrainReport:
     """Train, fit the Gaussian, calibrate, and write the model file. `progress` gets steps done, in all, and the
     latest figures.
@@ -76,157 +96,164 @@ def train(options: TrainOptions, *, progress: Progress = lambda done, total, fig
         KeyboardInterrupt: interrupted; a checkpoint lies beside the target.
     """
     start = time.monotonic()
-    losses = _losses(options)
+    plan = method_class(options.method).plan(options)
     checkpoint_path = _check_targets(options)
-    device = resolve_device(options.device)
-    tiles = open_tiles(options.tiles)
-    recipe = RECIPES[options.recipe]
-    method = _new_method(options, tiles.band_count)
-    crop = options.crop or recipe.crop
-    survey = survey_tiles(tiles, crop=crop, halo=method.halo, holdout=options.holdout, seed=options.seed)
-    for path in survey.skipped:
-        _log.info("%s: skipped, it has no normal pixel", path)
-    scaling = Scaling.by_maximum(survey.sample) if options.recipe == "paper" else Scaling.robust(survey.sample)
-    method.set_scaling(scaling)
-    batches = PieceBatches(
-        tiles,
-        survey,
-        scaling,
-        VirtualAnomalies(recipe.amplitudes),
-        halo=method.halo,
-        seed=options.seed,
-        crop=crop if recipe.jitter else None,
-        review_pieces=recipe.review_pieces,
-    )
-    schedule, warmup = schedule_of(recipe, steps=options.steps, pieces=len(batches.pieces))
-    checkpoint = Checkpoint(checkpoint_path, _fingerprint(options, tiles, survey))
-    loop = TrainingLoop(
-        AsdObjective(method, AsdLosses(**losses, form=options.loss_form, warmup_epochs=warmup)),
-        batches,
-        schedule,
-        device=device,
-        checkpoint=checkpoint,
-        log=options.log,
-        report=lambda step, figures: progress(step, schedule.steps, _shown(figures)),
-    )
-    loop.run(resume=options.resume)
-    model, figures = _finish(options, method, tiles, survey, schedule, device)
+    job = _prepare(options, plan)
+    checkpoint = Checkpoint(checkpoint_path, _fingerprint(job))
+    steps = _run(job, checkpoint, progress)
+    model, figures = _finish(job, steps)
     sha256 = model.write(overwrite=options.overwrite)
     checkpoint.remove()
+    survey = job.survey
     return TrainReport(
         model=options.output,
         sha256=sha256,
-        normal=tuple(normal_names(tiles, options.tiles)),
+        normal=tuple(model.header["normal"]),
         tiles=survey.training_tiles,
         skipped=survey.skipped,
         held_out_tiles=survey.held_out_tiles,
         normal_pixels=survey.sample.count,
-        steps=schedule.steps,
+        steps=steps,
         seconds=time.monotonic() - start,
         held_out=figures,
     )
 
 
-def _losses(options: TrainOptions) -> dict[str, bool]:
-    if set(options.without) >= set(LOSSES):
-        raise InputError("--without: all three losses are switched off; keep at least one")
-    return {name.replace("-", "_"): name not in options.without for name in LOSSES}
-
-
 def _check_targets(options: TrainOptions) -> Path:
     """Refuse targets that cannot be written; path of the checkpoint."""
     check_target(options.output, overwrite=options.overwrite)
+    path = options.output.with_name(f"{options.output.name}.checkpoint")
     if options.log is not None:
         check_target(options.log, overwrite=options.overwrite or options.resume)
-    path = options.output.with_name(f"{options.output.name}.checkpoint")
-    if path.exists() and not options.resume:
-        if not options.overwrite:
-            raise OutputError(
-                f"{path}: an unfinished training left this; go on with --resume or start over with --overwrite"
-            )
-        path.unlink()
+        if options.log.resolve() in (options.output.resolve(), path.resolve()):
+            raise InputError(f"--log {options.log}: is the model file or its checkpoint; name another file")
+    if path.exists() and not (options.resume or options.overwrite):
+        raise OutputError(
+            f"{path}: an unfinished training left this; go on with --resume or start over with --overwrite"
+        )
     if options.resume and not path.exists():
         _log.info("%s: no checkpoint, training starts from the beginning", path)
     return path
 
 
-def _new_method(options: TrainOptions, bands: int) -> AsdMethod:
-    """A method with seeded first weights; the global random state stays as it was."""
-    if options.method != AsdMethod.name:
-        raise InputError(f"--method {options.method}: cannot be trained by this version")
-    with torch.random.fork_rng(devices=[]):
-        torch.random.manual_seed(options.seed)
-        try:
-            return AsdMethod.create(bands, length=options.length, scales=options.scales, patch_size=options.patch_size)
-        except ValueError as error:
-            raise InputError(f"--scales, --length or --patch-size: {error}") from error
+def _prepare(options: TrainOptions, plan: TrainingPlan) -> _Job:
+    """Open and survey the tiles; a detector with first weights and its scaling."""
+    device = resolve_device(options.device)
+    tiles = open_tiles(options.tiles)
+    detector = _untrained(options, plan, tiles.band_count)
+    crop = options.crop or plan.recipe.crop
+    survey = survey_tiles(tiles, crop=crop, halo=detector.halo, holdout=options.holdout, seed=options.seed)
+    for path in survey.skipped:
+        _log.info("%s: skipped, it has no normal pixel", path)
+    scaling = Scaling.of(plan.recipe.scaling, survey.sample)
+    detector.set_scaling(scaling)
+    return _Job(options, plan, tiles, survey, crop, detector, scaling, device)
 
 
-def _fingerprint(options: TrainOptions, tiles: TileSet, survey: Survey) -> dict[str, Any]:
-    """What must be equal for a resumed training to give the same result."""
-    same = asdict(options)
-    for name in ("output", "resume", "overwrite", "log", "device", "tiles", "false_alarm_rate"):
-        same.pop(name)
-    given = asdict(options.tiles)
-    given["tiles"] = sorted(Path(source.path).name for source in tiles.sources)
+def _untrained(options: TrainOptions, plan: TrainingPlan, bands: int) -> Detector:
+    """A detector with seeded first weights; the random state of the process stays as it was."""
+    generator = torch.default_generator
+    before = generator.get_state()
+    try:
+        # this generator alone: torch.manual_seed would seed those of all devices, too
+        generator.manual_seed(options.seed)
+        return method_class(options.method).create(bands, **plan.config)
+    finally:
+        generator.set_state(before)
+
+
+def _fingerprint(job: _Job) -> dict[str, Any]:
+    """What must be equal for a resumed training to give the same result, by the names that users know."""
+    options = asdict(job.options)
+    for name in _WITHOUT_EFFECT:
+        options.pop(name)
+    options.update(asdict(job.options.tiles))
+    options.pop("tiles")
+    survey = job.survey
     pieces = [(p.tile, p.window.row, p.window.col, p.normal) for p in (*survey.training, *survey.held_out)]
-    return {**same, **given, "pixels": pieces}
+    return {
+        **{f"--{name.replace('_', '-')}": value for name, value in options.items()},
+        "tiles": sorted(Path(source.path).name for source in job.tiles.sources),
+        "pixels or labels of the tiles": [
+            hashlib.sha256(repr(pieces).encode()).hexdigest(),
+            hashlib.sha256(survey.sample.rows.tobytes()).hexdigest(),
+        ],
+        "version of asd": __version__,
+    }
+
+
+def _run(job: _Job, checkpoint: Checkpoint, progress: Progress) -> int:
+    """Train the detector to the end of its schedule; the number of steps."""
+    options, recipe = job.options, job.plan.recipe
+    batches = PieceBatches(
+        job.tiles,
+        job.survey,
+        job.scaling,
+        VirtualAnomalies(recipe.amplitudes),
+        halo=job.detector.halo,
+        seed=options.seed,
+        crop=job.crop if recipe.jitter else None,
+        review_pieces=recipe.review_pieces,
+    )
+    schedule, warmup = schedule_of(recipe, steps=options.steps, pieces=len(batches.pieces))
+    loop = TrainingLoop(
+        job.detector.objective(options, warmup_epochs=warmup),
+        batches,
+        schedule,
+        device=job.device,
+        checkpoint=checkpoint,
+        log=options.log,
+        report=lambda step, figures: progress(step, schedule.steps, _shown(figures)),
+    )
+    try:
+        loop.run(resume=options.resume)
+    except KeyboardInterrupt:
+        if checkpoint.path.exists():
+            _log.info("%s: holds the unfinished training; go on with --resume", checkpoint.path)
+        raise
+    return schedule.steps
 
 
 def _shown(figures: dict[str, float]) -> dict[str, float]:
-    names = {
-        "loss": "loss",
-        "compact": "L1",
-        "diverse": "L2",
-        "feature_rich": "L3",
-        "radius": "R",
-        "held_out": "held-out d/R",
-    }
-    return {short: figures[name] for name, short in names.items() if name in figures}
+    return {short: figures[name] for name, short in _SHOWN.items() if name in figures}
 
 
-def _finish(
-    options: TrainOptions,
-    method: AsdMethod,
-    tiles: TileSet,
-    survey: Survey,
-    schedule: Schedule,
-    device: torch.device,
-) -> tuple[Model, HeldOutFigures]:
-    """Gaussian, calibration and header of a trained method."""
-    parts = tile_moments(method, tiles, survey.training, device, lambda count: None)
-    moments = merged(list(parts.values()), method.length)
-    if not torch.isfinite(torch.from_numpy(moments.mean)).all():
-        raise TrainingError("training gave descriptors that are not finite; try fewer --steps or another --seed")
-    fit_normal(method, moments)
-    warn_of_suspicious(suspicious_tiles(parts), tiles)
+def _finish(job: _Job, steps: int) -> tuple[Model, HeldOutFigures]:
+    """Gaussian, where the method has one, calibration and header of a trained detector."""
+    options, tiles, survey = job.options, job.tiles, job.survey
+    moments = _fit(job.detector, job) if isinstance(job.detector, DescriptorDetector) else None
     calibration, figures = calibrate(
-        method,
+        job.detector,
         tiles,
         survey.held_out,
-        device,
+        job.device,
         rate=options.false_alarm_rate,
         seed=options.seed,
         advance=lambda count: None,
     )
-    recipe = RECIPES[options.recipe]
     header = model_header(
-        method=method.name,
-        config=method.config(),
+        method=options.method,
+        config=job.detector.config(),
         **tile_facts(tiles, options.tiles),
         training={
             "recipe": options.recipe,
-            "steps": schedule.steps,
-            "crop": options.crop or recipe.crop,
+            "steps": steps,
+            "crop": job.crop,
             "seed": options.seed,
-            "losses": [name for name in LOSSES if name not in options.without],
-            "loss_form": options.loss_form,
-            "virtual_anomalies": recipe.amplitudes.as_json(),
+            **job.plan.facts,
             "holdout": options.holdout,
             "tiles": survey.training_tiles,
             "held_out_tiles": survey.held_out_tiles,
             "normal_pixels": survey.sample.count,
         },
-        held_out=figures.as_json(),
+        held_out=figures.for_header(),
     )
-    return Model(header, method.cpu(), calibration, moments, options.output), figures
+    return Model(header, job.detector.cpu(), calibration, moments, options.output), figures
+
+
+def _fit(detector: DescriptorDetector, job: _Job) -> Moments:
+    parts = tile_moments(detector, job.tiles, job.survey.training, job.device, lambda count: None)
+    moments = merged(list(parts.values()), detector.length)
+    fit_normal(detector, moments)
+    warn_of_suspicious(suspicious_tiles(parts), job.tiles)
+    return moments

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,6 +15,7 @@ import torch
 
 from asd_cli.errors import TrainingError
 from asd_cli.methods.base import Objective, TrainingBatch
+from asd_cli.staging import StagedFiles
 from asd_cli.workflows.checkpoint import Checkpoint, Progress
 from asd_cli.workflows.interrupt import DeferredInterrupt
 
@@ -116,28 +117,36 @@ class TrainingLoop:
         if resume and self._checkpoint.path.exists():
             progress = self._checkpoint.restore(self._module, self._optimizer)
         figures: dict[str, float] = dict(progress.rows[-1]) if progress.rows else {}
-        if not progress.step:
-            figures = self._review(0)
-        self._module.train()
-        sums: dict[str, float] = {}
-        with ThreadPoolExecutor(1, "asd-batch") as pool, DeferredInterrupt() as interrupt:
-            upcoming = pool.submit(self._batches.batch, progress.step)
-            for step in range(progress.step, self._schedule.steps):
-                batch = upcoming.result()
-                if step + 1 < self._schedule.steps:
-                    upcoming = pool.submit(self._batches.batch, step + 1)
-                sums = self._step(step, batch.to(self._device))
-                figures = {**figures, **sums}
-                progress = Progress(step + 1, progress.rows)
+        with DeferredInterrupt() as interrupt, closing(self._ahead(progress.step)) as batches:
+            if not progress.step:
+                figures = self._review(0)
+            self._module.train()
+            for step, batch in batches:
+                values = self._step(step, batch.to(self._device))
+                progress = Progress(step + 1, progress.rows, _added(progress.sums, values))
+                figures = {**figures, **values}
                 if (step + 1) % self._schedule.steps_per_epoch == 0 or step + 1 == self._schedule.steps:
-                    progress = self._end_epoch(progress, sums)
+                    progress = self._end_epoch(progress)
                     figures = dict(progress.rows[-1])
                 self._report(step + 1, figures)
                 if interrupt.requested:
-                    self._checkpoint.save(self._module, self._optimizer, progress)
-                    raise KeyboardInterrupt
+                    break
+            if interrupt.requested:
+                self._checkpoint.save(self._module, self._optimizer, progress)
+                raise KeyboardInterrupt
         self._write_log(progress)
         return figures
+
+    def _ahead(self, first: int) -> Iterator[tuple[int, TrainingBatch]]:
+        """Steps from `first` to the last with their batches, read one step ahead in a thread."""
+        last = self._schedule.steps - 1
+        with ThreadPoolExecutor(1, "asd-batch") as pool:
+            upcoming = pool.submit(self._batches.batch, first) if first <= last else None
+            for step in range(first, last + 1):
+                assert upcoming is not None
+                batch = upcoming.result()
+                upcoming = pool.submit(self._batches.batch, step + 1) if step < last else None
+                yield step, batch
 
     def _step(self, step: int, batch: TrainingBatch) -> dict[str, float]:
         for group in self._optimizer.param_groups:
@@ -146,13 +155,13 @@ class TrainingLoop:
         with self._devices.autocast():
             terms = self._objective.losses(batch, step // self._schedule.steps_per_epoch)
             loss = torch.stack([t.float() for t in terms.values()]).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
         values = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
         if not math.isfinite(values["loss"]):
             raise TrainingError(
                 f"the loss is no longer finite at step {step + 1}; check the tiles for odd values (--bands, --nodata)"
             )
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
         return values
 
     def _review(self, epochs_done: int) -> dict[str, float]:
@@ -162,11 +171,18 @@ class TrainingLoop:
             _OnDevice(self._batches.held_out, self._device),
         )
 
-    def _end_epoch(self, progress: Progress, losses: dict[str, float]) -> Progress:
+    def _end_epoch(self, progress: Progress) -> Progress:
+        """Add a row to the log: the means of the epoch's losses and what the review says."""
         epochs_done = math.ceil(progress.step / self._schedule.steps_per_epoch)
-        rate = self._schedule.rate(progress.step - 1)
-        row = {"epoch": float(epochs_done), "step": float(progress.step), "learning_rate": rate, **losses}
-        progress = Progress(progress.step, (*progress.rows, {**row, **self._review(epochs_done)}))
+        count = progress.step - (epochs_done - 1) * self._schedule.steps_per_epoch
+        row: dict[str, float] = {
+            "epoch": epochs_done,
+            "step": progress.step,
+            "learning_rate": self._schedule.rate(progress.step - 1),
+            **{name: total / count for name, total in progress.sums.items()},
+            **self._review(epochs_done),
+        }
+        progress = Progress(progress.step, (*progress.rows, row))
         self._checkpoint.save(self._module, self._optimizer, progress)
         self._write_log(progress)
         return progress
@@ -175,7 +191,13 @@ class TrainingLoop:
         if self._log is None:
             return
         columns = list(dict.fromkeys(key for row in progress.rows for key in row))
-        with self._log.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(progress.rows)
+        with StagedFiles(overwrite=True) as staged:
+            with staged.stage(self._log).open("w", newline="") as file:
+                writer = csv.DictWriter(file, columns, restval="")
+                writer.writeheader()
+                writer.writerows(progress.rows)
+            staged.commit()
+
+
+def _added(sums: Mapping[str, float], values: Mapping[str, float]) -> dict[str, float]:
+    return {name: sums.get(name, 0.0) + value for name, value in values.items()}

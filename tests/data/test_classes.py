@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from asd_cli.data.classes import ClassTable, scan_classes
 from asd_cli.data.discovery import discover_tiles
 from asd_cli.errors import LabelError
-from asd_cli.raster.scene import open_raster
+from asd_cli.raster.gdal import open_raster
 
 RED = 255 << 16
 SHAPE = (20, 30)
@@ -104,6 +104,20 @@ def test_at_most_twenty_classes_are_listed() -> None:
         table.resolve(["x"])
 
 
+def test_of_many_classes_the_largest_are_listed() -> None:
+    table = ClassTable(pixels={code: code for code in range(1, 31)} | {99: 0})
+    assert table.listed() == ", ".join(str(code) for code in range(30, 10, -1)) + " and 10 more"
+    assert ClassTable(pixels={2: 1, 1: 9}).listed() == "1, 2"
+    assert ClassTable(pixels={0: 1, RED: 1}, colours=True).listed() == "0,0,0; 255,0,0"
+    assert ClassTable().listed() == "none"
+
+
+def test_whether_a_pixel_is_of_a_class() -> None:
+    table = ClassTable(names={1: "Forest", 2: "snow"}, pixels={1: 5, 7: 1}, palette={1: RED})
+    assert all(table.has(name) for name in ("forest", " FOREST ", "7"))
+    assert not any(table.has(name) for name in ("snow", "1", "2", "8", "#ff0000"))
+
+
 def test_nodata_of_the_labels_is_hinted_at(tmp_path: Path) -> None:
     labelled(tmp_path, halves(0, 1), nodata=0)
     with pytest.raises(LabelError, match=r"--normal 0: no such class; found: 1; 0 is nodata in .*masks/a\.png"):
@@ -116,7 +130,7 @@ def test_colour_images(tmp_path: Path) -> None:
     assert found(table) == {"0,0,0": 300, "255,0,0": 300}
     for name in ("255,0,0", "255, 0, 0", "(255,0,0)", "#FF0000"):
         assert table.resolve([name]) == {RED}
-    with pytest.raises(LabelError, match=r"--normal 1: no such class; found: 0,0,0, 255,0,0"):
+    with pytest.raises(LabelError, match=r"--normal 1: no such class; found: 0,0,0; 255,0,0"):
         table.resolve(["1"])
     (tmp_path / "masks" / "classes.csv").write_text("r,g,b,name\n255,0,0,slide\n")
     table = scan(tmp_path)

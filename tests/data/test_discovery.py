@@ -216,6 +216,19 @@ def test_given_labels_come_first(tmp_path: Path) -> None:
     assert tiles[0].label.is_vector
 
 
+def test_score_rasters_find_the_truth_of_their_scene(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "maps/a_anomaly.tif", "maps/b_anomaly.tif", "truth/a.tif", "truth/b_mask.tif", "truth/b_anomaly.tif"
+    )
+    assert found(tmp_path, "maps", labels=str(tmp_path / "truth")) == [
+        ("maps/a_anomaly.tif", "truth/a.tif", None),
+        ("maps/b_anomaly.tif", "truth/b_anomaly.tif", None),
+    ]
+    touch(tmp_path, "maps/c_anomaly.tif")
+    with pytest.raises(LabelError, match=r"c_anomaly\.tif: has no label in .*truth; 1 of 3 tiles have none; add them"):
+        found(tmp_path, "maps", labels=str(tmp_path / "truth"))
+
+
 def test_given_labels_that_cannot_be_meant(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.tif", "images/b.tif", "one.tif")
     with pytest.raises(LabelError, match=r"one\.tif: is one raster, but there are 2 tiles; give a folder of label"):

@@ -17,7 +17,7 @@ from asd_cli.data.classes import scan_classes
 from asd_cli.data.discovery import discover_tiles
 from asd_cli.data.tiles import TileSet
 from asd_cli.errors import LabelError, RasterError
-from asd_cli.raster.scene import open_raster
+from asd_cli.raster.gdal import open_raster
 from asd_cli.raster.windows import Window
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -220,3 +220,30 @@ def test_real_landslides_in_colour() -> None:
     share = tiles.classes.pixels[255 << 16] / sum(tiles.classes.pixels.values())
     assert len(tiles) == 16
     assert share == pytest.approx(0.086, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("name", "normal", "classes", "share"),
+    [
+        ("amazon_forest_s2", "1", 2, 0.535),
+        ("hrsid_sar_ship", "0,0,0", 2, 0.9988),
+        ("gsi_solar_panel", "#000000", 2, 0.731),
+        ("nepal_landslide_landsat", "0,0,0", 196, 0.992),
+        ("l8_biome_cloud", "128", 4, 0.751),
+    ],
+)
+def test_real_folders_as_they_are(name: str, normal: str, classes: int, share: float) -> None:
+    tiles = tile_set(real(name), normal=(normal,))
+    assert len(tiles.classes.found) == classes
+    assert sum(tiles.normal_pixels()) / sum(tiles.classes.pixels.values()) == pytest.approx(share, abs=0.001)
+
+
+def test_real_floods_need_the_tiles_named(caplog: pytest.LogCaptureFixture) -> None:
+    folder = real("sen1floods11_spain")
+    with pytest.raises(RasterError, match=r"S1Hand\.tif has 2 bands, but .*LabelHand\.tif has 1; .* tiles of one kind"):
+        tile_set(folder, normal=("0",))
+    label = folder / "Spain_7370579_LabelHand.tif"
+    tiles = tile_set(folder / "Spain_7370579_S2Hand.tif", normal=("0",), labels=label)
+    assert tiles.band_count == 13
+    assert tiles.classes.found == (0, 1)
+    assert tiles.normal_pixels() == [192_010]

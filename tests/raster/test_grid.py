@@ -11,8 +11,8 @@ from affine import Affine
 from pyproj import Geod
 from rasterio.crs import CRS
 
+from asd_cli.raster.gdal import open_raster
 from asd_cli.raster.grid import Grid
-from asd_cli.raster.scene import open_raster
 from asd_cli.raster.windows import Window
 
 UTM = CRS.from_epsg(32630)

@@ -253,7 +253,7 @@ def test_not_a_raster(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("not a raster")
     assert refusal(text).startswith(f"{text}: cannot be opened as a raster (not recognized")
-    assert "gdalinfo" in refusal(tmp_path)
+    assert refusal(tmp_path) == f"{tmp_path}: is a folder; name a raster, or several with a glob such as '*.tif'"
 
 
 def test_bands_that_do_not_exist(make_raster: Make, rng: np.random.Generator) -> None:

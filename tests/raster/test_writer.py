@@ -17,8 +17,8 @@ from rasterio.crs import CRS
 from rio_cogeo.cogeo import cog_validate
 
 from asd_cli.errors import OutputError
+from asd_cli.raster.gdal import open_raster
 from asd_cli.raster.grid import Grid
-from asd_cli.raster.scene import open_raster
 from asd_cli.raster.windows import Window, write_windows
 from asd_cli.raster.writer import BandInfo, BandStatistics, MapWriter
 

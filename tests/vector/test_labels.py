@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from asd_cli.errors import LabelError
+from asd_cli.raster.gdal import open_raster
 from asd_cli.raster.grid import Grid
-from asd_cli.raster.scene import open_raster
 from asd_cli.raster.windows import Window, write_windows
 from asd_cli.vector.label_polygons import LabelPolygons, PolygonReader, apply_affine
 from asd_cli.vector.labels import IGNORED, LabelSource, RasterLabels, colour_name, open_labels, read_truth

@@ -155,3 +155,23 @@ def test_failure_to_write(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(OutputError, match="the polygons cannot be written") as caught:
         write_polygons(polygons(), tmp_path / "missing" / f"out{suffix}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_names_that_look_like_urls_or_archives(tmp_path: Path, suffix: str) -> None:
+    plain, folder = tmp_path / f"plain{suffix}", tmp_path / "a.zip!b;c?d#e"
+    folder.mkdir()
+    odd = folder / f"50%!x;y{suffix}"
+    for path in (plain, odd):
+        write_polygons(polygons(), path)
+    assert list(folder.iterdir()) == [odd]
+    assert odd.read_bytes() == plain.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_messages_name_the_target(tmp_path: Path, suffix: str) -> None:
+    staged, target = tmp_path / "missing" / f".out.part{suffix}", tmp_path / f"out{suffix}"
+    with pytest.raises(OutputError) as caught:
+        write_polygons(polygons(), staged, target=target)
+    assert str(caught.value).startswith(f"{target}: the polygons cannot be written (")
+    assert str(staged) not in str(caught.value)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from asd_cli.data.scaling import Scaling
 from asd_cli.density.gaussian import Gaussian
+from asd_cli.errors import InputError, ModelFileError
 from asd_cli.methods.asd.encoder import EncoderOutput, PyramidEncoder
+from asd_cli.methods.asd.objective import AsdLosses, AsdObjective
+from asd_cli.methods.asd.recipes import RECIPES
 from asd_cli.methods.base import DescriptorDetector
+from asd_cli.methods.recipe import TrainingPlan
+from asd_cli.nn.pyramid import scale_exponent
+from asd_cli.options import LOSSES, TrainOptions
 
+_LENGTHS, _PATCHES, _SCALES, _SCALE_COUNT = (1, 256), (10, 127), (1 / 16, 16.0), 8
 _RANGE = 3.0  # network inputs are clamped to +-3: far outside the normal range, yet no single pixel can swamp a patch
 
 
@@ -43,18 +52,40 @@ class AsdMethod(DescriptorDetector):
         self.whitening: Tensor
 
     @classmethod
-    def create(cls, bands: int, **config: Any) -> AsdMethod:
+    def create(cls, bands: int, **config: Any) -> Self:
         """A method with untrained weights; `config` holds length, scales and patch_size.
 
         Raises:
-            ValueError: no scales, a scale that is no power of two, a patch or a length that is too small.
+            ValueError: no scales, a scale that is no power of two, a patch or a length that is out of range.
         """
-        length, scales = int(config["length"]), tuple(float(s) for s in config["scales"])
-        if not (1 <= length <= 1024 and 1 <= len(scales) <= 8 and all(1 / 64 <= s <= 64 for s in scales)):
-            raise ValueError(f"length {length} or scales {scales} are out of range")
-        if not 10 <= int(config["patch_size"]) <= 255:
-            raise ValueError(f"patch size {config['patch_size']} is not within 10..255")
-        return cls(bands, length=length, scales=scales, patch_size=int(config["patch_size"]))
+        return cls(bands, **_checked(**config))
+
+    @classmethod
+    def plan(cls, options: TrainOptions) -> TrainingPlan:
+        """Architecture and recipe; the model file is told the losses, their form and the virtual anomalies.
+
+        Raises:
+            InputError: all losses are off, or the architecture is out of range.
+        """
+        used = [name for name in LOSSES if name not in options.without]
+        if not used:
+            raise InputError("--without: all three losses are switched off; keep at least one")
+        try:
+            config = _checked(options.length, options.scales, options.patch_size)
+        except ValueError as error:
+            raise InputError(f"--scales, --length or --patch-size: {error}") from error
+        recipe = RECIPES[options.recipe]
+        facts = {
+            "losses": used,
+            "loss_form": options.loss_form,
+            "virtual_anomalies": recipe.amplitudes.as_json(),
+        }
+        return TrainingPlan(config, recipe, facts)
+
+    def objective(self, options: TrainOptions, *, warmup_epochs: int) -> AsdObjective:
+        """The losses that are switched on, after `warmup_epochs` of reconstruction alone."""
+        used = {name.replace("-", "_"): name not in options.without for name in LOSSES}
+        return AsdObjective(self, AsdLosses(**used, form=options.loss_form, warmup_epochs=warmup_epochs))
 
     def config(self) -> dict[str, Any]:
         """JSON-ready arguments of `create`."""
@@ -87,5 +118,28 @@ class AsdMethod(DescriptorDetector):
 
     def set_gaussian(self, gaussian: Gaussian) -> None:
         """Measure distances from this Gaussian from now on."""
-        self.mean.copy_(torch.from_numpy(gaussian.mean))
-        self.whitening.copy_(torch.from_numpy(gaussian.whitening))
+        self.mean.copy_(torch.from_numpy(gaussian.mean).float())
+        self.whitening.copy_(torch.from_numpy(gaussian.whitening).float())
+
+    def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        super()._check_arrays(arrays)
+        if not (arrays["high"] > arrays["low"]).all():
+            raise ModelFileError("the scaling of the bands is damaged: a range is empty")
+        if not (arrays["encoder.norm.running_var"] >= 0).all():
+            raise ModelFileError("tensor encoder.norm.running_var is damaged: a variance is negative")
+
+
+def _checked(length: int, scales: Any, patch_size: int) -> dict[str, Any]:
+    """The architecture, in range, before anything is built from it."""
+    length, patch_size, scales = int(length), int(patch_size), tuple(float(scale) for scale in scales)
+    if not _LENGTHS[0] <= length <= _LENGTHS[1]:
+        raise ValueError(f"length {length} is not within {_LENGTHS[0]}..{_LENGTHS[1]}")
+    if not _PATCHES[0] <= patch_size <= _PATCHES[1]:
+        raise ValueError(f"patch size {patch_size} is not within {_PATCHES[0]}..{_PATCHES[1]}")
+    if not 1 <= len(scales) <= _SCALE_COUNT:
+        raise ValueError(f"{len(scales)} scales; give 1 to {_SCALE_COUNT}")
+    for scale in scales:
+        if not _SCALES[0] <= scale <= _SCALES[1]:
+            raise ValueError(f"scale {scale:g} is not within 1/16..16")
+        scale_exponent(scale)
+    return {"length": length, "scales": scales, "patch_size": patch_size}

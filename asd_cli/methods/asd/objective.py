@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from asd_cli.methods.asd.losses import (
-    LossForm,
-    compact_loss,
-    diverse_loss,
-    feature_rich_loss,
-    squared_distance,
-)
-from asd_cli.methods.asd.method import AsdMethod
+from asd_cli.methods.asd.losses import LossForm, compact_loss, diverse_loss, feature_rich_loss, squared_distance
 from asd_cli.methods.base import TrainingBatch
+
+if TYPE_CHECKING:
+    from asd_cli.methods.asd.method import AsdMethod
+
+_LEAST_RADIUS = 1e-12  # descriptors that are all alike have none
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,7 @@ class AsdObjective:
 
         The centre is first set when the warm-up ends; the radius stays at 3 until the compact loss has run for an
         epoch, then is the mean over images of their largest distance. The held-out figure is the mean distance from
-        the centre in units
-        of R.
+        the centre in units of R.
         """
         method = self.module
         method.eval()
@@ -80,7 +78,7 @@ class AsdObjective:
                 method.center.copy_(self._mean_descriptor(training))
             if epochs_done > self._warmup:
                 method.radius.copy_(self._mean_of_largest(training))
-            held = self._mean_distance(held_out) / float(method.radius)
+            held = self._mean_distance(held_out) / max(float(method.radius), _LEAST_RADIUS)
         method.train()
         return {"radius": float(method.radius), "held_out": held}
 
@@ -91,7 +89,7 @@ class AsdObjective:
         total, count = torch.zeros(self.module.length, dtype=torch.float64), 0
         for batch in batches:
             picked = self._descriptors(batch).movedim(1, -1)[batch.mask]
-            total += picked.sum(dim=0).double().cpu()
+            total += picked.sum(dim=0).cpu().double()  # not every device knows float64
             count += picked.shape[0]
         return (total / max(count, 1)).float()
 
@@ -108,6 +106,6 @@ class AsdObjective:
         total, count = 0.0, 0
         for batch in batches:
             distance = squared_distance(self._descriptors(batch), self.module.center)[batch.mask].sqrt()
-            total += float(distance.double().sum())
+            total += float(distance.sum())
             count += distance.numel()
         return total / max(count, 1)

@@ -1,0 +1,155 @@
+"""Which scenes `asd predict` maps, and to which files; every target is checked before any work."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from asd_cli.errors import InputError, OutputError
+from asd_cli.options import PredictOptions
+from asd_cli.staging import check_target
+from asd_cli.vector.files import check_polygon_suffix
+
+_RASTER_SUFFIXES = (".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scene and the files that it becomes."""
+
+    scene: str
+    raster: Path
+    polygons: Path | None
+
+    def targets(self) -> list[Path]:
+        """The files to be written."""
+        return [self.raster] if self.polygons is None else [self.raster, self.polygons]
+
+
+def plan(options: PredictOptions) -> list[Job]:
+    """Scenes with their targets, every target checked.
+
+    Raises:
+        InputError: no scene matches, two scenes would be written to the same file, or a target is a scene.
+        OutputError: a target cannot be written.
+    """
+    if options.polygons is not None and not options.write_polygons:
+        raise InputError("--polygons and --no-polygons exclude each other; give one of them")
+    scenes = [scene for given in options.scenes for scene in find_scenes(given)]
+    if not scenes:
+        raise InputError("no scene given; name a raster, a glob, or @list.txt")
+    output, several = Path(options.output), len(scenes) > 1
+    if several and not output.is_dir():
+        raise InputError(
+            f"-o {options.output}: {len(scenes)} scenes need an existing folder; create it first (mkdir -p)"
+        )
+    if not output.is_dir() and not options.output.endswith("/"):
+        _check_raster_suffix(output)
+        rasters = [output]
+    else:
+        rasters = [output / f"{_stem(scene)}_anomaly.tif" for scene in scenes]
+    jobs = [
+        Job(scene, raster, _polygon_target(options, raster, several=several))
+        for scene, raster in zip(scenes, rasters, strict=True)
+    ]
+    _check_targets(jobs, overwrite=options.overwrite)
+    return jobs
+
+
+def find_scenes(given: str) -> Iterator[str]:
+    """Names of rasters that a file, a glob, a GDAL name or ``@list`` (relative to the current folder) stands for.
+
+    Raises:
+        InputError: a glob matches nothing, or the list cannot be used.
+    """
+    if given.startswith("@"):
+        for line in _listed(Path(given[1:])):
+            yield from find_scenes(line)
+    elif given.startswith("/vsi") or not glob.has_magic(given) or _exists(given):
+        yield given
+    else:
+        found = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 - absolute patterns too
+        if not found:
+            raise InputError(f"{given}: matches no file; check the pattern and the current folder")
+        yield from found
+
+
+def _listed(path: Path) -> Iterable[str]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except FileNotFoundError as error:
+        raise InputError(f"@{path}: no such list; name a text file with one scene a line") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"@{path}: cannot be read as a list of scenes, one path a line in UTF-8") from error
+    names = [line for line in lines if line and not line.startswith("#")]
+    if not names:
+        raise InputError(f"@{path}: the list holds no scene; write one path a line")
+    for name in names:
+        if name.startswith("@"):
+            raise InputError(f"@{path}: names another list, {name}; give both on the command line")
+    return names
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _stem(scene: str) -> str:
+    """Name of a scene without folders and endings, ``.tif.gz`` too."""
+    name = PurePosixPath(Path(scene).as_posix())
+    if name.suffix.lower() in (".gz", ".zip"):
+        name = name.with_suffix("")
+    return name.stem
+
+
+def _check_raster_suffix(raster: Path) -> None:
+    if raster.suffix.lower() not in _RASTER_SUFFIXES:
+        raise OutputError(
+            f"-o {raster}: no such folder, and no name of a GeoTIFF; create the folder first (mkdir -p) "
+            f"or name the map {raster.with_suffix('.tif').name}"
+        )
+
+
+def _polygon_target(options: PredictOptions, raster: Path, *, several: bool) -> Path | None:
+    if not options.write_polygons:
+        return None
+    given = ".gpkg" if options.polygons is None else options.polygons
+    if given.startswith(".") and "/" not in given and not Path(given).suffix:  # a suffix only
+        target = raster.with_suffix(given.lower())
+        check_polygon_suffix(target)
+        return target
+    if several:
+        raise InputError(f"--polygons {given}: for several scenes give a suffix only, such as .geojson")
+    check_polygon_suffix(Path(given))
+    return Path(given)
+
+
+def _check_targets(jobs: list[Job], *, overwrite: bool) -> None:
+    check_not_read([job.scene for job in jobs], jobs)
+    seen: dict[Path, str] = {}
+    for job in jobs:
+        for target in job.targets():
+            if target in seen:
+                raise InputError(
+                    f"{target}: would be written for both {seen[target]} and {job.scene}; run them separately"
+                )
+            seen[target] = job.scene
+            check_target(target, overwrite=overwrite)
+
+
+def check_not_read(files: Iterable[str], jobs: Iterable[Job]) -> None:
+    """Refuse targets that are among `files`, which the run reads.
+
+    Raises:
+        InputError: one is, under whatever name.
+    """
+    read = {(s.st_dev, s.st_ino) for name in files if _exists(name) for s in [Path(name).stat()]}
+    for job in jobs:
+        for target in job.targets():
+            if _exists(str(target)) and (target.stat().st_dev, target.stat().st_ino) in read:
+                raise InputError(f"{target}: is a scene, or a file of one; choose another output name")

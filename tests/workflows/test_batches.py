@@ -1,0 +1,122 @@
+"""Batches are a function of seed and step; every piece comes up; pixels that do not count are not in the mask."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from asd_cli.data.amplitudes import Amplitudes
+from asd_cli.data.augment import VirtualAnomalies
+from asd_cli.data.pieces import Survey, survey_tiles
+from asd_cli.data.scaling import Scaling
+from asd_cli.data.tiles import TileSet
+from asd_cli.options import TileOptions
+from asd_cli.workflows.batches import PieceBatches
+from asd_cli.workflows.tilesets import open_tiles
+
+HALO, CROP = 16, 32
+
+
+@pytest.fixture(scope="module")
+def tiles(
+    make_tiles: Callable[..., Path], make_texture: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> TileSet:
+    """Three tiles: one with 12 normal pixels only, one with a corner of nodata."""
+    labels = [np.ones((64, 48), np.uint8) for _ in range(3)]
+    labels[0][:] = 2
+    labels[0][10:13, 20:24] = 1
+    images = [make_texture(seed, 2, 64, 48) for seed in range(3)]
+    images[1][:, :20, :20] = np.nan
+    folder = make_tiles(tmp_path_factory.mktemp("batches") / "tiles", images, labels)
+    return open_tiles(TileOptions(tiles=(str(folder),), normal=("forest",)))
+
+
+@pytest.fixture(scope="module")
+def survey(tiles: TileSet) -> Survey:
+    for seed in range(100):
+        found = survey_tiles(tiles, crop=CROP, halo=HALO, holdout=0.2, seed=seed)
+        if {piece.tile for piece in found.training} == {0, 1}:
+            return found
+    raise AssertionError
+
+
+def make(tiles: TileSet, survey: Survey, **changes: Any) -> PieceBatches:
+    given = {"halo": HALO, "seed": 1, "crop": CROP, "review_pieces": None} | changes
+    scaling = Scaling.robust(survey.sample)
+    return PieceBatches(tiles, survey, scaling, VirtualAnomalies(Amplitudes()), **given)
+
+
+def same(one: Any, two: Any) -> bool:
+    return all(torch.equal(getattr(one, name), getattr(two, name)) for name in ("image", "virtual", "mask"))
+
+
+@pytest.mark.parametrize("crop", [CROP, None])
+def test_a_batch_depends_on_seed_and_step_alone(tiles: TileSet, survey: Survey, crop: int | None) -> None:
+    one, two = make(tiles, survey, crop=crop), make(tiles, survey, crop=crop)
+    steps = [9, 0, 3, 4, 3, 12]
+    first = {step: one.batch(step) for step in steps}
+    assert all(same(first[step], two.batch(step)) for step in sorted(steps, reverse=True))
+    other = make(tiles, survey, crop=crop, seed=2)
+    assert not all(same(first[step], other.batch(step)) for step in steps)
+
+
+def test_shapes_types_and_masks(tiles: TileSet, survey: Survey) -> None:
+    batches = make(tiles, survey)
+    for step in range(8):
+        batch = batches.batch(step)
+        assert batch.image.shape == batch.virtual.shape == (1, 2, CROP + 2 * HALO, CROP + 2 * HALO)
+        assert batch.mask.shape == (1, CROP, CROP)
+        assert (batch.image.dtype, batch.mask.dtype) == (torch.float32, torch.bool)
+        assert batch.mask.sum() >= 64
+        assert batch.image.isfinite().all()
+        assert batch.virtual.isfinite().all()
+        assert not torch.equal(batch.image, batch.virtual)
+
+
+def test_jittered_crops_leave_out_pieces_with_hardly_a_normal_pixel(tiles: TileSet, survey: Survey) -> None:
+    batches = make(tiles, survey)
+    assert {piece.tile for piece in survey.training} == {0, 1}
+    assert {piece.tile for piece in batches.pieces} == {1}
+
+
+def test_without_jitter_every_piece_comes_up_once_in_every_epoch(tiles: TileSet, survey: Survey) -> None:
+    batches = make(tiles, survey, crop=None)
+    assert list(batches.pieces) == list(survey.training)
+    count = len(batches.pieces)
+    orders = []
+    for epoch in range(3):
+        masks = [batches.batch(epoch * count + place).mask for place in range(count)]
+        assert sorted(int(mask.sum()) for mask in masks) == sorted(piece.normal for piece in survey.training)
+        orders.append([int(mask.sum()) for mask in masks])
+    assert len({tuple(order) for order in orders}) > 1
+
+
+def test_a_set_of_small_pieces_only_is_trained_on_all_the_same(tiles: TileSet) -> None:
+    small = survey_tiles(tiles.subset([0, 0]), crop=CROP, halo=HALO, holdout=0.2, seed=0)
+    batches = make(tiles.subset([0, 0]), small)
+    for step in range(4):
+        assert int(batches.batch(step).mask.sum()) == 12
+
+
+def test_reviews_take_pieces_as_they_are_evenly_spread(tiles: TileSet, survey: Survey) -> None:
+    everything = list(make(tiles, survey).training())
+    assert sum(int(batch.mask.sum()) for batch in everything) == sum(piece.normal for piece in survey.training)
+    assert all(torch.equal(batch.image, batch.virtual) for batch in everything)
+    batches = make(tiles, survey, review_pieces=2)
+    assert len(list(batches.training())) == len(list(batches.training())) == 2
+    assert same(next(iter(batches.training())), everything[0])
+    held = list(make(tiles, survey).held_out())
+    assert sum(int(batch.mask.sum()) for batch in held) == sum(piece.normal for piece in survey.held_out)
+
+
+def test_virtual_anomalies_stay_in_the_range_of_normal_pixels(tiles: TileSet, survey: Survey) -> None:
+    scaling = Scaling.robust(survey.sample)
+    batches = make(tiles, survey)
+    for step in range(5):
+        virtual = batches.batch(step).virtual[0].numpy()
+        tolerance = 1e-4 * (scaling.high - scaling.low)[:, None, None]
+        assert (virtual >= scaling.low[:, None, None] - tolerance).all()
+        assert (virtual <= scaling.high[:, None, None] + tolerance).all()

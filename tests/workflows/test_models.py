@@ -1,0 +1,138 @@
+"""Models in memory: what is written comes back; what does not fit is refused before memory is taken."""
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from asd_cli.density.moments import Moments
+from asd_cli.errors import ModelFileError
+from asd_cli.model_file import read_model, write_model
+from asd_cli.workflows.models import Model, load_model, moments_arrays, moments_from
+
+
+@pytest.fixture
+def spoil(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the model file whose header and tensors `edit` changes."""
+
+    def spoiled(edit: Callable[[dict[str, Any], dict[str, dict[str, Any]]], None]) -> Path:
+        file = read_model(tiny_model)
+        parts = {prefix: dict(file.part(prefix)) for prefix in ("method", "calibration", "moments")}
+        edit(file.header, parts)
+        path = tmp_path / "spoiled.safetensors"
+        write_model(path, file.header, parts)
+        return path
+
+    return spoiled
+
+
+def test_load_and_write_again_gives_the_same_bytes(tiny_model: Path, tmp_path: Path) -> None:
+    model = load_model(tiny_model)
+    again = Model(model.header, model.detector, model.calibration, model.moments, tmp_path / "again.safetensors")
+    assert again.write(overwrite=False) == model.sha256
+    assert again.path.read_bytes() == tiny_model.read_bytes()
+
+
+def test_loading_leaves_the_random_state_alone_and_the_weights_can_be_trained(tiny_model: Path) -> None:
+    before = torch.random.get_rng_state()
+    model = load_model(tiny_model)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(p.requires_grad and p.device.type == "cpu" for p in model.detector.parameters())
+    assert not any(b.is_meta for b in model.detector.buffers())
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"scales": [1e9]}, r"scale 1e\+09 is not within 1/16..16"),
+        ({"scales": [0.75]}, "scale 0.75 is not a power of two"),
+        ({"scales": []}, "0 scales; give 1 to 8"),
+        ({"scales": [1.0] * 9}, "9 scales; give 1 to 8"),
+        ({"scales": 5}, "'int' object is not iterable"),
+        ({"scales": ["x"]}, "could not convert"),
+        ({"length": -1}, "length -1 is not within 1..256"),
+        ({"length": 10**12}, "length 1000000000000 is not within 1..256"),
+        ({"length": None}, "int"),
+        ({"patch_size": 10**6}, "patch size 1000000 is not within 10..127"),
+        ({"bands": 3}, "bands"),
+        ({"color": "red"}, "color"),
+    ],
+)
+def test_absurd_configurations(spoil: Callable[..., Path], config: dict[str, Any], text: str) -> None:
+    path = spoil(lambda header, parts: header["config"].update(config))
+    with pytest.raises(ModelFileError, match=f"{path}: the model file does not describe a usable model .*{text}"):
+        load_model(path)
+
+
+def test_missing_configuration(spoil: Callable[..., Path]) -> None:
+    path = spoil(lambda header, parts: header["config"].clear())
+    with pytest.raises(ModelFileError, match=r"does not describe a usable model .*length"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        (lambda h, p: h.update(method="riad"), "method 'riad': not known; methods: asd"),
+        (lambda h, p: p["method"].pop("center"), "the tensors do not fit the method asd: center"),
+        (lambda h, p: p["method"].update(more=np.zeros(3)), "the tensors do not fit the method asd: more"),
+        (
+            lambda h, p: p["method"].update(center=np.zeros(7, np.float32)),
+            r"tensor center is float32\[7\], not the float32\[5\] of the method asd",
+        ),
+        (
+            lambda h, p: p["method"].update(center=np.zeros(5)),
+            r"tensor center is float64\[5\], not the float32\[5\] of the method asd",
+        ),
+        (lambda h, p: p["method"]["high"].fill(-1e6), "the scaling of the bands is damaged: a range is empty"),
+        (
+            lambda h, p: p["method"]["encoder.norm.running_var"].fill(-1),
+            "tensor encoder.norm.running_var is damaged: a variance is negative",
+        ),
+        (lambda h, p: p["calibration"].pop("tail"), "calibration: 'tail' is missing"),
+        (lambda h, p: p["moments"].pop("third"), "third"),
+        (lambda h, p: p["moments"].update(mean=np.zeros(4)), "moments of different lengths"),
+        (lambda h, p: p["moments"].update(count=np.array([2, 3])), "does not describe a usable model"),
+        (lambda h, p: p["moments"].update(count=np.array(-5)), "moments of -5 pixels"),
+        (
+            lambda h, p: p["moments"].update(mean=np.zeros(4), second=np.zeros((4, 4)), third=np.zeros(4)),
+            "moments of 4 numbers for descriptors of 5",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit(spoil: Callable[..., Path], edit: Any, text: str) -> None:
+    path = spoil(edit)
+    with pytest.raises(ModelFileError, match=f"{path}: .*{text}") as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_large_architecture_takes_no_memory_before_it_is_refused(spoil: Callable[..., Path]) -> None:
+    path = spoil(lambda header, parts: header["config"].update(length=256, patch_size=127, scales=[1.0] * 8))
+    before = torch.random.get_rng_state()
+    tracemalloc.start()
+    with pytest.raises(ModelFileError, match="the tensors do not fit the method asd"):
+        load_model(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_moments_round_trip() -> None:
+    moments = Moments.of(np.random.default_rng(0).normal(size=(50, 3)))
+    again = moments_from(moments_arrays(moments))
+    assert again.count == 50
+    assert again.fourth == moments.fourth
+    for name in ("mean", "second", "third"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(moments, name))
+
+
+def test_band_error_says_what_the_model_wants(tiny_model: Path) -> None:
+    error = load_model(tiny_model).band_error("scene.tif", 1)
+    wanted = "scene.tif: 1 band, but the model was trained on 3 (band 1, band 2, band 3); choose 3 with --bands"
+    assert str(error) == wanted
