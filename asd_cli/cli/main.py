@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import Any
 
 import click
@@ -26,7 +29,7 @@ class AsdGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; only `AsdError` is the user's, anything else keeps its traceback."""
         debug = bool(ctx.params.get("debug"))
-        with _messages(debug=debug):
+        with _messages(debug=debug), _terminated_as_interrupted():
             try:
                 return super().invoke(ctx)
             except AsdError as error:
@@ -66,6 +69,23 @@ def _messages(*, debug: bool) -> Iterator[None]:
         finally:
             root.removeHandler(nowhere)
             ours.handlers, ours.level, ours.propagate = before
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """While a command runs: SIGTERM, as batch systems send it, tidies up as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @click.group(

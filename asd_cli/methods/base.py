@@ -130,7 +130,12 @@ class DescriptorDetector(Detector):
 
 
 class Objective(Protocol):
-    """What the training loop minimises; it knows the method, the loop does not."""
+    """What the training loop minimises; it knows the method, the loop does not.
+
+    `short_names`: the terms and figures that progress shows, and what it calls them.
+    """
+
+    short_names: ClassVar[Mapping[str, str]]
 
     @property
     def module(self) -> nn.Module:

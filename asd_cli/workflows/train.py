@@ -36,14 +36,6 @@ from asd_cli.workflows.training import TrainingLoop
 
 _log = logging.getLogger(__name__)
 Progress = Callable[..., None]
-_SHOWN = {
-    "loss": "loss",
-    "compact": "L1",
-    "diverse": "L2",
-    "feature_rich": "L3",
-    "radius": "R",
-    "held_out": "held-out d/R",
-}
 _WITHOUT_EFFECT = ("output", "resume", "overwrite", "log", "device", "tiles", "false_alarm_rate")
 
 
@@ -196,14 +188,19 @@ def _run(job: _Job, checkpoint: Checkpoint, progress: Progress) -> int:
         review_pieces=recipe.review_pieces,
     )
     schedule, warmup = schedule_of(recipe, steps=options.steps, pieces=len(batches.pieces))
+    objective = job.detector.objective(options, warmup_epochs=warmup)
+
+    def report(step: int, figures: dict[str, float]) -> None:
+        progress(step, schedule.steps, {s: figures[n] for n, s in objective.short_names.items() if n in figures})
+
     loop = TrainingLoop(
-        job.detector.objective(options, warmup_epochs=warmup),
+        objective,
         batches,
         schedule,
         device=job.device,
         checkpoint=checkpoint,
         log=options.log,
-        report=lambda step, figures: progress(step, schedule.steps, _shown(figures)),
+        report=report,
     )
     try:
         loop.run(resume=options.resume)
@@ -212,10 +209,6 @@ def _run(job: _Job, checkpoint: Checkpoint, progress: Progress) -> int:
             _log.info("%s: holds the unfinished training; go on with --resume", checkpoint.path)
         raise
     return schedule.steps
-
-
-def _shown(figures: dict[str, float]) -> dict[str, float]:
-    return {short: figures[name] for name, short in _SHOWN.items() if name in figures}
 
 
 def _finish(job: _Job, steps: int) -> tuple[Model, HeldOutFigures]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -137,7 +137,7 @@ class TrainingLoop:
         self._write_log(progress)
         return figures
 
-    def _ahead(self, first: int) -> Iterator[tuple[int, TrainingBatch]]:
+    def _ahead(self, first: int) -> Generator[tuple[int, TrainingBatch]]:
         """Steps from `first` to the last with their batches, read one step ahead in a thread."""
         last = self._schedule.steps - 1
         with ThreadPoolExecutor(1, "asd-batch") as pool:

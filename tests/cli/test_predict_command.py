@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,3 +167,17 @@ def test_as_a_program(random_model: Path, folder: Path) -> None:
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr == "Error: nope.tif: no such file; check the path\n"
     assert sorted(p.name for p in folder.iterdir()) == ["a.tif", "b.tif", "ä [1].gpkg", "ä [1].tif"]
+
+
+def test_sigterm_leaves_nothing_behind(folder: Path, make_scene: Make, random_model: Path) -> None:
+    make_scene(folder / "large.tif", np.random.default_rng(0).integers(1, 255, (3, 2600, 2600), dtype=np.uint8))
+    before = sorted(folder.iterdir())
+    command = [sys.executable, "-m", "asd_cli", "predict", "large.tif", "-o", "out.tif", "-m", str(random_model)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(folder.glob(".out*")):
+        time.sleep(0.05)
+    process.terminate()
+    _, messages = process.communicate(timeout=120)
+    assert process.returncode == 130, messages
+    assert messages.splitlines()[-1] == "Interrupted."
+    assert sorted(folder.iterdir()) == before

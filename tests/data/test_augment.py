@@ -2,15 +2,15 @@
 
 import inspect
 import os
-import subprocess
-import sys
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import asd_cli
 from asd_cli.data.amplitudes import PAPER_AMPLITUDES, Amplitudes
 from asd_cli.data.augment import VirtualAnomalies
 
@@ -127,10 +127,14 @@ def test_amplitudes_are_recorded_whole() -> None:
     assert set(inspect.signature(Amplitudes).parameters) == set(Amplitudes().as_json())
 
 
-def test_importing_the_method_does_not_import_albumentations() -> None:
-    """It takes seconds, which only training may cost."""
-    code = "import sys, asd_cli.methods.asd.method; sys.exit('albumentations' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_only_training_imports_albumentations() -> None:
+    """It takes seconds, which scoring must not cost."""
+    package = Path(asd_cli.__file__).parent
+    users = [path.relative_to(package) for path in package.rglob("*.py") if "asd_cli.data.augment" in path.read_text()]
+    assert {path.as_posix() for path in users} == {"workflows/train.py", "workflows/batches.py"}
+    for path in package.rglob("*.py"):
+        text = path.read_text()
+        assert "asd_cli.workflows.batches" not in text or path.name == "train.py"
 
 
 def test_no_look_for_updates() -> None:

@@ -40,16 +40,14 @@ SHAPES: list[Callable[[Array, Array], Mask]] = [
 
 
 def planted(shape: tuple[int, int], step: int = 96) -> Mask:
-    """Holes of all shapes in turn, one every `step` px."""
+    """One hole every `step` px, its shape and place drawn by chance, so that shapes do not go with places."""
     random = np.random.default_rng(1)
     rows, cols = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     hole = np.zeros(shape, bool)
-    number = 0
     for row in range(step // 2, shape[0], step):
         for col in range(step // 2, shape[1], step):
             down, right = random.integers(-12, 13, 2)
-            hole |= SHAPES[number % len(SHAPES)](rows - row - down, cols - col - right)
-            number += 1
+            hole |= SHAPES[random.integers(len(SHAPES))](rows - row - down, cols - col - right)
     return hole
 
 
@@ -111,6 +109,7 @@ def test_holes_do_not_light_up_their_surroundings(
     def share(values: Array, pixels: Mask) -> float:
         return float(np.mean(values[pixels] >= threshold))
 
-    assert share(holed, around) <= MOST * share(holed, interior)
     assert share(holed, around) <= MOST * share(clean, around)
+    if rate >= 0.01:  # below, few pixels in clumps: where they happen to lie decides, holes or none
+        assert share(holed, around) <= MOST * share(holed, interior)
     assert share(holed, interior) == pytest.approx(share(clean, interior), rel=0.01)  # far off nothing changes

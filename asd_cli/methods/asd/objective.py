@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,15 @@ class AsdLosses:
 
 class AsdObjective:
     """L1 + L2 + L3 with the paper's schedule: reconstruction alone first, then centre and radius renewed each epoch."""
+
+    short_names: ClassVar[Mapping[str, str]] = {
+        "loss": "loss",
+        "compact": "L1",
+        "diverse": "L2",
+        "feature_rich": "L3",
+        "radius": "R",
+        "held_out": "held-out d/R",
+    }
 
     def __init__(self, method: AsdMethod, losses: AsdLosses) -> None:
         self.module = method
