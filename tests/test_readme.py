@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import rasterio
+from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 ROOT = Path(__file__).parents[1]
@@ -34,9 +35,13 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def crop(source: Path, target: Path, window: Window) -> None:
     with rasterio.open(source) as scene:
+        origin = scene.xy(window.row_off, window.col_off, offset="ul")
         profile = scene.profile | {
-            "width": window.width, "height": window.height, "transform": scene.window_transform(window), "tiled": False,
-        }  # fmt: skip
+            "width": window.width,
+            "height": window.height,
+            "transform": from_origin(*origin, *scene.res),
+            "tiled": False,
+        }
         with rasterio.open(target, "w", **profile) as part:
             part.write(scene.read(window=window))
 
