@@ -75,7 +75,7 @@ class PredictOptions:
     output: str = "anomaly.tif"
     model: Path | None = None
     score: Literal["unit", "distance", "far"] = "unit"
-    false_alarm_rate: float = 0.001
+    false_alarm_rate: float | None = None
     threshold: float | None = None
     polygons: str | None = None
     write_polygons: bool = True

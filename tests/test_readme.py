@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import rasterio
-from rasterio.transform import from_origin
+from affine import Affine
 from rasterio.windows import Window
 
 ROOT = Path(__file__).parents[1]
@@ -35,11 +35,12 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def crop(source: Path, target: Path, window: Window) -> None:
     with rasterio.open(source) as scene:
-        origin = scene.xy(window.row_off, window.col_off, offset="ul")
+        grid = scene.transform
+        origin = grid.c + window.col_off * grid.a, grid.f + window.row_off * grid.e
         profile = scene.profile | {
             "width": window.width,
             "height": window.height,
-            "transform": from_origin(*origin, *scene.res),
+            "transform": Affine(grid.a, 0, origin[0], 0, grid.e, origin[1]),
             "tiled": False,
         }
         with rasterio.open(target, "w", **profile) as part:

@@ -50,7 +50,8 @@ Examples:
     "--false-alarm-rate",
     type=click.FloatRange(0, 0.5, min_open=True),
     default=default(PredictOptions, "false_alarm_rate"),
-    help="Polygons hold pixels that at most this share of normal pixels would exceed.",
+    help="Polygons hold pixels that at most this share of normal pixels would exceed. "
+    "[default: the model's, 0.001 unless trained otherwise]",
 )
 @click.option(
     "--threshold",

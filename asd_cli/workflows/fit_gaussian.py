@@ -15,14 +15,8 @@ from asd_cli.model_file import model_header
 from asd_cli.nn.devices import resolve_device
 from asd_cli.options import FitGaussianOptions
 from asd_cli.staging import check_target
-from asd_cli.workflows.fitting import (
-    HeldOutFigures,
-    calibrate,
-    fit_normal,
-    merged,
-    suspicious_tiles,
-    tile_moments,
-)
+from asd_cli.workflows.calibrating import HeldOutFigures, calibrate
+from asd_cli.workflows.fitting import fit_normal, merged, suspicious_tiles, tile_moments
 from asd_cli.workflows.models import Model, load_model
 from asd_cli.workflows.tilesets import open_tiles_for, tile_facts, warn_of_suspicious
 

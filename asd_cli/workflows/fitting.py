@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from itertools import groupby
 
 import numpy as np
@@ -13,16 +12,11 @@ from numpy.typing import NDArray
 
 from asd_cli.data.pieces import Piece, PieceData, read_piece
 from asd_cli.data.tiles import LabelledTile, TileSet
-from asd_cli.density.calibration import Calibration
 from asd_cli.density.gaussian import Gaussian, fit_ledoit_wolf
 from asd_cli.density.moments import Moments
-from asd_cli.density.sample import PixelSample
 from asd_cli.errors import TrainingError
-from asd_cli.methods.base import DescriptorDetector, Detector
-from asd_cli.metrics.histogram import ScoreCollector
-from asd_cli.metrics.roc import auc
+from asd_cli.methods.base import DescriptorDetector
 from asd_cli.raster.windows import Window
-from asd_cli.vector.labels import IGNORED
 from asd_cli.workflows.mapping import BLOCK, BlockMapper
 from asd_cli.workflows.models import prepared
 
@@ -30,38 +24,7 @@ _log = logging.getLogger(__name__)
 _PIXELS_PER_VALUE = 50  # fewer pixels than this for each entry of the covariance and the fit is shaky
 _CONTAMINATED = 4.0  # mean squared distance of a tile under the others, in units of what normal pixels have
 _THIN = 1e-10  # variance of a direction, relative to the widest, that is rounding of float32 descriptors
-_KEPT = 1_000_000
 Advance = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class HeldOutFigures:
-    """How the model does on held-out normal pixels.
-
-    median, threshold: distances. false_alarm_check: share of one half of the held-out pieces above the threshold that
-    the other half gives, None with a single piece. auc: against other classes in the held-out tiles, None without
-    any.
-    """
-
-    pixels: int
-    median: float
-    threshold: float
-    false_alarm_rate: float
-    false_alarm_check: float | None
-    auc: float | None
-
-    def for_header(self) -> dict[str, float | int | None]:
-        """What the model file keeps: figures of normal pixels, on which alone its content depends."""
-        return {name: value for name, value in asdict(self).items() if name != "auc"}
-
-    def summary(self) -> str:
-        """One line for people."""
-        text = (
-            f"held-out normal pixels: {self.pixels}, median distance {self.median:.3g}, threshold {self.threshold:.3g}"
-        )
-        if self.false_alarm_check is not None:
-            text += f", false alarms {self.false_alarm_check:.2g} for {self.false_alarm_rate:.2g} asked (cross-checked)"
-        return text if self.auc is None else f"{text}, AUC against other classes {self.auc:.3f}"
 
 
 def mapped_pieces(
@@ -180,49 +143,3 @@ def _mean_square(gaussian: Gaussian, part: Moments) -> float:
     shift = gaussian.whitening @ (part.mean - gaussian.mean)
     spread = gaussian.whitening @ part.covariance @ gaussian.whitening.T
     return float(shift @ shift + np.trace(spread))
-
-
-def calibrate(
-    detector: Detector,
-    tiles: TileSet,
-    pieces: Sequence[Piece],
-    device: torch.device,
-    *,
-    rate: float,
-    seed: int,
-    advance: Advance,
-) -> tuple[Calibration, HeldOutFigures]:
-    """Distances of held-out normal pixels -> calibration, and how good it looks.
-
-    At most two million distances are kept, a uniform sample where there are more.
-    """
-    mapper = BlockMapper(prepared(detector, device).distances, detector.halo, device)
-    halves = [PixelSample(_KEPT, 1, seed), PixelSample(_KEPT, 1, seed)]
-    collector = ScoreCollector()
-    for place, (piece, data, values) in enumerate(mapped_pieces(mapper, tiles, pieces, advance)):
-        distances = values[0]
-        halves[place % 2].add(distances[data.normal][:, None], (piece.tile, piece.window.row, piece.window.col))
-        collector.add(distances[data.normal], np.zeros(np.count_nonzero(data.normal), np.uint8))
-        other = ~np.isnan(distances) & (tiles.anomalous_class(data.codes) != IGNORED)
-        collector.add(distances[other], np.ones(np.count_nonzero(other), np.uint8))
-    kept = [half.rows[:, 0] for half in halves]
-    distances = np.concatenate(kept)
-    calibration = Calibration.fit(distances, rate)
-    curve = collector.curve()
-    figures = HeldOutFigures(
-        pixels=sum(half.count for half in halves),
-        median=float(np.median(distances)),
-        threshold=calibration.threshold,
-        false_alarm_rate=rate,
-        false_alarm_check=_cross_check(kept, rate),
-        auc=auc(curve) if curve.has_both_classes else None,
-    )
-    return calibration, figures
-
-
-def _cross_check(halves: Sequence[NDArray[np.float32]], rate: float) -> float | None:
-    if min(len(half) for half in halves) < 100:
-        return None
-    thresholds = [Calibration.fit(half, rate).threshold for half in halves]
-    above = [np.mean(halves[1] >= thresholds[0]), np.mean(halves[0] >= thresholds[1])]
-    return float(np.mean(above))

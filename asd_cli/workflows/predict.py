@@ -6,18 +6,20 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from affine import Affine
 from numpy.typing import NDArray
 
 from asd_cli import __version__
 from asd_cli.errors import InputError, RasterError
 from asd_cli.nn.devices import resolve_device
 from asd_cli.options import PredictOptions
+from asd_cli.raster.grid import Grid
 from asd_cli.raster.scene import Scene
 from asd_cli.raster.windows import Window, round_up, write_windows
 from asd_cli.raster.writer import BLOCK, MapWriter
@@ -88,9 +90,8 @@ def predict(
     """
     jobs = plan(options)
     model = load_model(_required(options.model))
-    scale = ScoreScale.build(
-        options.score, model.calibration, rate=options.false_alarm_rate, threshold=options.threshold
-    )
+    rate = options.false_alarm_rate or model.calibration.false_alarm_rate
+    scale = ScoreScale.build(options.score, model.calibration, rate=rate, threshold=options.threshold)
     mapper = model.mapper(resolve_device(options.device))
     total = 0
     for job in jobs:
@@ -145,7 +146,9 @@ def open_scene(path: str, model: Model, bands: tuple[int, ...] | None, nodata: f
 
 
 def _advise(scene: Scene, model: Model) -> None:
-    if scene.grid.crs is None and scene.grid.gcps is None:
+    if scene.grid.gcps is not None:
+        _log.warning("%s: only has ground control points; polygons are in pixels (gdalwarp it first)", scene.path)
+    elif scene.grid.crs is None:
         _log.warning("%s: has no CRS; the map is written on plain pixel coordinates", scene.path)
     mine, theirs = scene.grid.pixel_size_m, model.pixel_size_m
     if mine is None or theirs is None:
@@ -160,6 +163,11 @@ def _advise(scene: Scene, model: Model) -> None:
             theirs,
             theirs / mine,
         )
+
+
+def _drawn_on(grid: Grid) -> Grid:
+    """Grid of the polygons: without a geotransform, pixels with y upwards, where GIS programs place such a raster."""
+    return replace(grid, transform=Affine(1, 0, 0, 0, -1, 0), crs=None) if grid.transform.is_identity else grid
 
 
 class _Sink:
@@ -199,7 +207,7 @@ def _map_one(
         stream = None
         if job.polygons is not None:
             stream = PolygonStream(
-                grid,
+                _drawn_on(grid),
                 connectivity=options.connectivity,
                 min_area=options.min_area,
                 simplify=options.simplify,

@@ -29,9 +29,14 @@ def open_tiles(options: TileOptions) -> TileSet:
     sources = discover_tiles(
         options.tiles, labels=options.labels, label_field=options.label_field, normal=options.normal
     )
+    classes = scan_classes(sources)
+    if classes.labelled:
+        _log.info("%d tiles; labels found, with classes: %s", len(sources), classes.listed())
+    else:
+        _log.info("%d tiles; no labels found: every valid pixel counts as normal", len(sources))
     return TileSet(
         sources,
-        scan_classes(sources),
+        classes,
         normal=options.normal,
         ignore=options.ignore_label,
         bands=options.bands,

@@ -27,8 +27,9 @@ from asd_cli.nn.devices import resolve_device
 from asd_cli.options import TrainOptions
 from asd_cli.staging import check_target
 from asd_cli.workflows.batches import PieceBatches
+from asd_cli.workflows.calibrating import HeldOutFigures, calibrate
 from asd_cli.workflows.checkpoint import Checkpoint
-from asd_cli.workflows.fitting import HeldOutFigures, calibrate, fit_normal, merged, suspicious_tiles, tile_moments
+from asd_cli.workflows.fitting import fit_normal, merged, suspicious_tiles, tile_moments
 from asd_cli.workflows.models import Model
 from asd_cli.workflows.recipes import schedule_of
 from asd_cli.workflows.tilesets import open_tiles, tile_facts, warn_of_suspicious

@@ -14,7 +14,8 @@ from asd_cli.density.moments import Moments
 from asd_cli.errors import TrainingError
 from asd_cli.options import TileOptions
 from asd_cli.raster.windows import Window
-from asd_cli.workflows.fitting import calibrate, fit_normal, merged, suspicious_tiles, tile_moments
+from asd_cli.workflows.calibrating import calibrate
+from asd_cli.workflows.fitting import fit_normal, merged, suspicious_tiles, tile_moments
 from asd_cli.workflows.models import Model, load_model
 from asd_cli.workflows.tilesets import open_tiles
 

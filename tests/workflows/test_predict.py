@@ -177,6 +177,8 @@ def check_polygons(report: PredictReport) -> gpd.GeoDataFrame:
     assert frame["id"].tolist() == list(range(1, len(frame) + 1))
     if has_points or crs is None or transform.is_identity:
         assert frame.crs is None
+        if transform.is_identity:  # GIS programs place such a raster below y = 0
+            transform = Affine(1, 0, 0, 0, -1, 0)
     else:
         assert frame.crs == crs.to_wkt()
     drawn = features.rasterize(

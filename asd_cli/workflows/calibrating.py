@@ -1,0 +1,169 @@
+"""The calibration of a model from held-out normal pixels, and how good it looks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from asd_cli.data.pieces import Piece
+from asd_cli.data.tiles import TileSet
+from asd_cli.density.calibration import Calibration
+from asd_cli.density.sample import PixelSample
+from asd_cli.methods.base import Detector
+from asd_cli.metrics.histogram import ScoreCollector
+from asd_cli.metrics.roc import auc
+from asd_cli.vector.labels import IGNORED
+from asd_cli.workflows.fitting import Advance, mapped_pieces
+from asd_cli.workflows.mapping import BlockMapper
+from asd_cli.workflows.models import prepared
+
+_log = logging.getLogger(__name__)
+_KEPT = 2_000_000
+_KEPT_HALF = 500_000
+_OFF = 3.0  # a cross-check this many times off the rate that was asked for is worth a warning
+_ODD_TILE = 10.0  # share of a held-out tile above the threshold of the others, in units of the rate
+_FEWEST_ALARMS = 10  # expected false alarms below which a share says nothing
+
+
+@dataclass(frozen=True)
+class HeldOutFigures:
+    """How the model does on held-out normal pixels.
+
+    median, threshold: distances. false_alarm_check: share of one half of the held-out tiles above the threshold that
+    the other half gives (of a single tile, halves of its pieces), None where there is too little of them. auc: against
+    other classes in the held-out tiles, None without any.
+    """
+
+    pixels: int
+    median: float
+    threshold: float
+    false_alarm_rate: float
+    false_alarm_check: float | None
+    auc: float | None
+
+    def for_header(self) -> dict[str, float | int | None]:
+        """What the model file keeps: figures of normal pixels, on which alone its content depends."""
+        return {name: value for name, value in asdict(self).items() if name != "auc"}
+
+    def summary(self) -> str:
+        """One line for people."""
+        text = (
+            f"held-out normal pixels: {self.pixels}, median distance {self.median:.3g}, threshold {self.threshold:.3g}"
+        )
+        if self.false_alarm_check is not None:
+            text += f", false alarms {self.false_alarm_check:.2g} for {self.false_alarm_rate:.2g} asked (cross-checked)"
+        return text if self.auc is None else f"{text}, AUC against other classes {self.auc:.3f}"
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Samples of distances: of all held-out normal pixels, of either half, and of each tile."""
+
+    everything: PixelSample
+    halves: tuple[PixelSample, PixelSample]
+    tiles: dict[int, PixelSample]
+    scores: ScoreCollector
+
+
+def calibrate(
+    detector: Detector,
+    tiles: TileSet,
+    pieces: Sequence[Piece],
+    device: torch.device,
+    *,
+    rate: float,
+    seed: int,
+    advance: Advance,
+) -> tuple[Calibration, HeldOutFigures]:
+    """Distances of held-out normal pixels -> calibration, and how good it looks; warns of what makes it doubtful.
+
+    At most two million distances are kept, a uniform sample where there are more.
+    """
+    mapper = BlockMapper(prepared(detector, device).distances, detector.halo, device)
+    kept = _collect(mapper, tiles, pieces, seed, advance)
+    distances = kept.everything.rows[:, 0]
+    calibration = Calibration.fit(distances, rate)
+    curve = kept.scores.curve()
+    figures = HeldOutFigures(
+        pixels=kept.everything.count,
+        median=float(np.median(distances)),
+        threshold=calibration.threshold,
+        false_alarm_rate=rate,
+        false_alarm_check=_cross_check([half.rows for half in kept.halves], rate),
+        auc=auc(curve) if curve.has_both_classes else None,
+    )
+    _warn(figures, _odd_tiles(kept.tiles, rate), tiles)
+    return calibration, figures
+
+
+def _collect(
+    mapper: BlockMapper, tiles: TileSet, pieces: Sequence[Piece], seed: int, advance: Callable[[int], None]
+) -> _Kept:
+    order = {tile: place for place, tile in enumerate(dict.fromkeys(piece.tile for piece in pieces))}
+    each = max(_KEPT // len(order) // 4, 1000)
+    kept = _Kept(
+        PixelSample(_KEPT, 1, seed),
+        (PixelSample(_KEPT_HALF, 1, seed), PixelSample(_KEPT_HALF, 1, seed)),
+        {tile: PixelSample(each, 1, seed) for tile in order},
+        ScoreCollector(),
+    )
+    for place, (piece, data, values) in enumerate(mapped_pieces(mapper, tiles, pieces, advance)):
+        distances = values[0]
+        normal = distances[data.normal][:, None]
+        # neighbours in one tile are alike: only whole tiles make an honest check
+        half = order[piece.tile] % 2 if len(order) > 1 else 2 * place // len(pieces)
+        for sample in (kept.everything, kept.halves[half], kept.tiles[piece.tile]):
+            sample.add(normal, (piece.tile, piece.window.row, piece.window.col))
+        kept.scores.add(normal[:, 0], np.zeros(len(normal), np.uint8))
+        other = ~np.isnan(distances) & (tiles.anomalous_class(data.codes) != IGNORED)
+        kept.scores.add(distances[other], np.ones(np.count_nonzero(other), np.uint8))
+    return kept
+
+
+def _cross_check(halves: Sequence[NDArray[np.float32]], rate: float) -> float | None:
+    """Mean share of one half above the threshold of the other; None where a half has fewer than 100 pixels."""
+    if min(len(half) for half in halves) < 100:
+        return None
+    thresholds = [Calibration.fit(half, rate).threshold for half in halves]
+    above = [np.mean(halves[1] >= thresholds[0]), np.mean(halves[0] >= thresholds[1])]
+    return float(np.mean(above))
+
+
+def _odd_tiles(samples: Mapping[int, PixelSample], rate: float) -> dict[int, float]:
+    """Held-out tiles with far more pixels above the threshold of the other held-out tiles than asked: their share."""
+    rows = {tile: sample.rows[:, 0] for tile, sample in samples.items()}
+    odd: dict[int, float] = {}
+    for tile, own in rows.items():
+        others = [values for other, values in rows.items() if other != tile]
+        rest = np.concatenate(others) if others else np.zeros(0, np.float32)
+        if min(len(rest), len(own)) * rate < _FEWEST_ALARMS / 10:
+            continue
+        share = float(np.mean(own >= Calibration.fit(rest, rate).threshold))
+        if share > _ODD_TILE * rate:
+            odd[tile] = share
+    return odd
+
+
+def _warn(figures: HeldOutFigures, odd: Mapping[int, float], tiles: TileSet) -> None:
+    for tile, share in odd.items():
+        _log.warning(
+            "%s: %.2g of its held-out normal pixels lie above the threshold of the other held-out tiles (%.2g asked); "
+            "it raises the threshold for all: check its labels, or hold out more tiles",
+            tiles.sources[tile].path,
+            share,
+            figures.false_alarm_rate,
+        )
+    check, rate = figures.false_alarm_check, figures.false_alarm_rate
+    if check is None or figures.pixels * rate < _FEWEST_ALARMS or rate / _OFF <= check <= rate * _OFF:
+        return
+    _log.warning(
+        "the calibration is doubtful: halves of the held-out tiles give each other %.2g false alarms for %.2g asked; "
+        "give more tiles or a larger --holdout",
+        check,
+        rate,
+    )

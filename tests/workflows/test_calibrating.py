@@ -1,0 +1,89 @@
+"""What makes a calibration doubtful is said, with numbers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from asd_cli.data.pieces import Piece
+from asd_cli.density.sample import PixelSample
+from asd_cli.options import TileOptions
+from asd_cli.raster.windows import Window
+from asd_cli.workflows.calibrating import _cross_check, _odd_tiles, calibrate
+from asd_cli.workflows.models import load_model
+from asd_cli.workflows.tilesets import open_tiles
+
+Make = Callable[..., Path]
+
+
+def rows(seed: int, scale: float = 1.0, count: int = 20_000) -> NDArray[np.float32]:
+    return (scale * np.random.default_rng(seed).exponential(size=(count, 1))).astype(np.float32)
+
+
+def sample(values: NDArray[np.float32]) -> PixelSample:
+    kept = PixelSample(100_000, 1, 0)
+    kept.add(values, 0)
+    return kept
+
+
+def test_cross_check_of_equal_and_unequal_halves() -> None:
+    assert _cross_check([rows(1), rows(2)], 0.01) == pytest.approx(0.01, rel=0.3)
+    unequal = _cross_check([rows(1), rows(2, scale=3)], 0.01)
+    assert unequal is not None
+    assert unequal > 0.05
+    assert _cross_check([rows(1), rows(2, count=99)], 0.01) is None
+
+
+def test_the_tile_that_raises_the_threshold_is_named() -> None:
+    tiles = {3: sample(rows(1)), 5: sample(rows(2, scale=8)), 8: sample(rows(3))}
+    odd = _odd_tiles(tiles, 0.01)
+    assert list(odd) == [5]
+    assert odd[5] > 0.2
+    assert _odd_tiles({3: sample(rows(1)), 8: sample(rows(3))}, 0.01) == {}
+    assert _odd_tiles({3: sample(rows(1))}, 0.01) == {}
+
+
+@pytest.fixture
+def contaminated(make_tiles: Make, make_texture: Callable[..., NDArray[np.float32]], tmp_path: Path) -> Path:
+    """Four tiles of one texture; the last has a patch of something else, labelled as normal."""
+    images = [make_texture(seed, 3, 96, 96).clip(0, 255).astype(np.uint8) for seed in range(4)]
+    images[3][:, 20:60, 20:60] = 250
+    return make_tiles(tmp_path / "tiles", images, [np.ones((96, 96), np.uint8)] * 4)
+
+
+def test_calibrate_warns_of_contaminated_held_out_tiles(
+    contaminated: Path, random_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiles = open_tiles(TileOptions(tiles=(str(contaminated),), normal=("forest",)))
+    whole = Window(0, 0, 96, 96)
+    pieces = [Piece(tile, whole, whole, 96 * 96) for tile in range(4)]
+    detector = load_model(random_model).detector
+    device = torch.device("cpu")
+
+    def warnings_of(chosen: list[Piece]) -> list[str]:
+        caplog.clear()
+        calibrate(detector, tiles, chosen, device, rate=0.01, seed=0, advance=lambda count: None)
+        return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+    assert warnings_of(pieces[:3]) == []
+    messages = warnings_of(pieces)
+    assert any(text.startswith(f"{tiles.sources[3].path}: ") and "check its labels" in text for text in messages)
+    assert any(text.startswith("the calibration is doubtful: ") for text in messages)
+
+
+def test_halves_are_whole_tiles(contaminated: Path, random_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Pieces of one tile are alike: spread over both halves they would make the check look better than it is."""
+    tiles = open_tiles(TileOptions(tiles=(str(contaminated),), normal=("forest",)))
+    region = Window(0, 0, 96, 96)
+    pieces = [Piece(tile, Window(row, 0, 48, 96), region, 48 * 96) for tile in (2, 3) for row in (0, 48)]
+    detector = load_model(random_model).detector
+    _, figures = calibrate(detector, tiles, pieces, torch.device("cpu"), rate=0.01, seed=0, advance=lambda count: None)
+    assert figures.false_alarm_check is not None
+    assert figures.false_alarm_check > 0.03
+    assert figures.pixels == 2 * 96 * 96
