@@ -53,7 +53,7 @@ def test_the_tile_that_raises_the_threshold_is_named() -> None:
 def contaminated(make_tiles: Make, make_texture: Callable[..., NDArray[np.float32]], tmp_path: Path) -> Path:
     """Four tiles of one texture; the last has a patch of something else, labelled as normal."""
     images = [make_texture(seed, 3, 96, 96).clip(0, 255).astype(np.uint8) for seed in range(4)]
-    images[3][:, 20:60, 20:60] = 250
+    images[3][:, 20:60, 20:60] = np.random.default_rng(9).choice([0, 255], (3, 40, 40))
     return make_tiles(tmp_path / "tiles", images, [np.ones((96, 96), np.uint8)] * 4)
 
 
