@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import geopandas as gpd
+import pandas as pd
 import pyarrow
 import pyogrio
 
@@ -44,8 +45,12 @@ def check_polygon_suffix(path: Path) -> str:
     return suffix
 
 
-def write_polygons(frame: gpd.GeoDataFrame, path: Path, *, target: Path | None = None) -> None:
-    """Write a frame of MultiPolygons in the format of the suffix: .gpkg, .geojson, .fgb or .parquet.
+def write_polygons(
+    frames: gpd.GeoDataFrame | Iterable[gpd.GeoDataFrame], path: Path, *, target: Path | None = None
+) -> int:
+    """Write frames of MultiPolygons in the format of the suffix: .gpkg, .geojson, .fgb or .parquet; their number.
+
+    A GeoPackage is written frame by frame; for the other formats all frames are in memory at once.
 
     `target` is the name for messages, where `path` is a temporary one.
 
@@ -57,21 +62,31 @@ def write_polygons(frame: gpd.GeoDataFrame, path: Path, *, target: Path | None =
         OutputError: another suffix, or the file cannot be written.
     """
     suffix, name = check_polygon_suffix(path), target or path
+    parts = iter([frames] if isinstance(frames, gpd.GeoDataFrame) else frames)
+    frame = next(parts)
+    if suffix != ".gpkg" or _ODD.intersection(str(path)):
+        frame, parts = pd.concat([frame, *parts], ignore_index=True), iter(())
     if suffix == ".geojson" and frame.crs is None:
         _log.warning(
             f"{name}: the scene has no CRS, but readers take GeoJSON for longitude and latitude; "
             "these are pixel coordinates. Choose .gpkg to avoid this."
         )
+    count = len(frame)
     try:
         if suffix == ".parquet":
             frame.to_parquet(path, index=False)
         else:
             _write_with_gdal(frame, path, _DRIVERS[suffix])
+        for part in parts:
+            count += len(part)
+            _append(part, path)
     except _FAILURES as error:
         reason = " ".join(str(error).split()).replace(str(path), str(name))
         raise OutputError(
             f"{name}: the polygons cannot be written ({reason}); check the folder and the disk"
         ) from error
+
+    return count
 
 
 def _write_with_gdal(frame: gpd.GeoDataFrame, path: Path, driver: str) -> None:
@@ -91,6 +106,14 @@ def _write_with_gdal(frame: gpd.GeoDataFrame, path: Path, driver: str) -> None:
         )
     if memory.getvalue():
         path.write_bytes(memory.getvalue())
+
+
+def _append(frame: gpd.GeoDataFrame, path: Path) -> None:
+    with _fixed_clock(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
+        pyogrio.write_dataframe(
+            frame, path, layer=LAYER, driver=_DRIVERS[".gpkg"], geometry_type="MultiPolygon", append=True
+        )
 
 
 @contextmanager

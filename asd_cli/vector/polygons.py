@@ -7,10 +7,12 @@ what the strips above left open (`components`), and what closes becomes polygons
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyproj
 import shapely
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from asd_cli.raster.windows import Window
 from asd_cli.vector.attributes import Floats, ellipsoidal_area, longitude_latitude
 from asd_cli.vector.components import Closed, OpenComponents
 from asd_cli.vector.outlines import build_polygons
+from asd_cli.vector.spool import PolygonSpool
 
 COLUMNS = (
     "id",
@@ -33,6 +36,18 @@ COLUMNS = (
     "touches_edge",
     "geometry",
 )
+
+_BATCH = 20_000
+_EMPTY: dict[str, NDArray[Any]] = {
+    "area_m2": np.zeros(0),
+    "score_max": np.zeros(0),
+    "score_mean": np.zeros(0),
+    "score_p95": np.zeros(0),
+    "pixels": np.zeros(0, np.int64),
+    "lon": np.zeros(0),
+    "lat": np.zeros(0),
+    "touches_edge": np.zeros(0, np.bool_),
+}
 
 
 class PolygonStream:
@@ -87,7 +102,7 @@ class PolygonStream:
         self._row, self._column = 0, 0
         self._sheet = np.zeros((1, grid.width + 2), np.bool_)
         self._scores = np.zeros((0, grid.width), np.float32)
-        self._finished: list[tuple[Closed, NDArray[np.object_]]] = []
+        self._spool = PolygonSpool()
 
     def add(self, window: Window, anomalous: NDArray[np.bool_], score: NDArray[np.float32]) -> None:
         """Take the next window.
@@ -117,11 +132,20 @@ class PolygonStream:
             self._row, self._column = self._row + height, 0
 
     def finish(self) -> gpd.GeoDataFrame:
-        """The polygons, in the order of their first pixels (row-major); call it once, after the last window.
+        """All polygons in one frame; call it once, after the last window. See `batches`.
 
-        Columns: `id` (1 .. N), `area_m2` (null without a CRS; on the ellipsoid in a geographic CRS),
-        `score_max`, `score_mean` (exact), `score_p95` (nearest rank, within 0.05 %), `pixels`, `lon`, `lat`
-        (centroid in EPSG:4326; null without a CRS), `touches_edge` (of the scene), `geometry` (MultiPolygon).
+        Raises:
+            ValueError: windows are missing.
+        """
+        return pd.concat(list(self.batches()), ignore_index=True)
+
+    def batches(self, size: int = _BATCH) -> Iterator[gpd.GeoDataFrame]:
+        """The polygons, `size` at a time, in the order of their first pixels (row-major); once, after the last window.
+
+        At least one frame comes, if need be an empty one. Columns: `id` (1 .. N), `area_m2` (null without a CRS; on the
+        ellipsoid in a geographic CRS), `score_max`, `score_mean` (exact), `score_p95` (nearest rank, within 0.05 %),
+        `pixels`, `lon`, `lat` (centroid in EPSG:4326; null without a CRS), `touches_edge` (of the scene), `geometry`
+        (MultiPolygon).
 
         Raises:
             ValueError: windows are missing.
@@ -130,7 +154,16 @@ class PolygonStream:
             raise ValueError(f"windows are missing from row {self._row}, column {self._column} on")
         self._start_strip(1)  # an empty row below the scene closes what is open
         self._end_strip()
-        return self._frame()
+        with self._spool as spool:
+            done = 0
+            for columns, shapes in spool.batches(_EMPTY, size):
+                data = {"id": np.arange(done + 1, done + len(shapes) + 1), **columns}
+                done += len(shapes)
+                yield gpd.GeoDataFrame(data, geometry=shapes, crs=self._crs)
+
+    def close(self) -> None:
+        """Let go of the finished polygons; after `batches` or `finish` there is nothing left to do."""
+        self._spool.close()
 
     def _start_strip(self, height: int) -> None:
         if self._row + height > self._grid.height + 1:
@@ -150,35 +183,25 @@ class PolygonStream:
         values = np.minimum(values, np.finfo(np.float32).max)
         closed = self._open.advance(self._sheet, values, self._row)
         if closed is not None:
-            polygons = build_polygons(closed.corners, self._grid.shape, self._grid.transform)
-            self._finished.append((closed, polygons))
+            self._keep(closed, build_polygons(closed.corners, self._grid.shape, self._grid.transform))
 
-    def _frame(self) -> gpd.GeoDataFrame:
-        empty = np.zeros(0)
-        parts = [part for part, _ in self._finished]
-        polygons = np.concatenate([empty.astype(np.object_), *(shapes for _, shapes in self._finished)])
-        pixels = np.concatenate([empty.astype(np.int64), *(part.facts.pixels for part in parts)])
-        area, lon, lat = self._places(polygons, pixels)
-        sizes = [len(part.facts.pixels) for part in parts]
+    def _keep(self, closed: Closed, polygons: NDArray[np.object_]) -> None:
+        """Put finished components aside, with their attributes."""
+        facts = closed.facts
+        area, lon, lat = self._places(polygons, facts.pixels)
         columns = {
             "area_m2": area,
-            "score_max": np.concatenate([empty, *(part.facts.best for part in parts)]),
-            "score_mean": np.concatenate(
-                [empty, *(part.histograms.mean(size) for part, size in zip(parts, sizes, strict=True))]
-            ),
-            "score_p95": np.concatenate([empty, *(self._percentile(part) for part in parts)]),
-            "pixels": pixels,
+            "score_max": facts.best.astype(np.float64),
+            "score_mean": closed.histograms.mean(len(facts.pixels)),
+            "score_p95": self._percentile(closed),
+            "pixels": facts.pixels,
             "lon": lon,
             "lat": lat,
-            "touches_edge": np.concatenate([empty.astype(np.bool_), *(part.facts.edge for part in parts)]),
+            "touches_edge": facts.edge,
         }
-        first = np.concatenate([empty.astype(np.int64), *(part.facts.first for part in parts)])
-        order = np.argsort(first)
-        if self._geographic:
-            order = order[area[order] >= self._min_area]
-        data = {"id": np.arange(1, len(order) + 1)} | {name: values[order] for name, values in columns.items()}
-        geometry = simplified(polygons[order], self._simplify)
-        return gpd.GeoDataFrame(data, geometry=geometry, crs=self._crs)
+        large = area >= self._min_area if self._geographic else np.ones(len(polygons), np.bool_)
+        kept = {name: values[large] for name, values in columns.items()}
+        self._spool.add(facts.first[large], kept, simplified(polygons[large], self._simplify))
 
     def _percentile(self, part: Closed) -> Floats:
         return part.histograms.percentile_95(len(part.facts.pixels), lower_is_anomalous=self._lower)

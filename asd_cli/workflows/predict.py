@@ -213,15 +213,14 @@ def _map_one(
                 simplify=options.simplify,
                 lower_is_anomalous=scale.lower_is_anomalous,
             )
+            stack.callback(stream.close)
         sink = _Sink(scale, writer, stream)
         windows = write_windows(grid.height, grid.width, round_up(options.window, BLOCK))
         map_scene(scene, mapper, windows, sink, progress=advance)
         writer.finish()
         count = None
         if stream is not None and job.polygons is not None:
-            frame = stream.finish()
-            write_polygons(frame, staged.stage(job.polygons), target=job.polygons)
-            count = len(frame)
+            count = write_polygons(stream.batches(), staged.stage(job.polygons), target=job.polygons)
         staged.commit()
     return PredictReport(
         scene=job.scene,

@@ -216,7 +216,7 @@ STAGES: dict[str, tuple[object, str]] = {
     "write": (MapWriter, "write"),
     "finish": (MapWriter, "finish"),
     "polygons": (PolygonStream, "add"),
-    "last polygons": (PolygonStream, "finish"),
+    "last polygons": (PolygonStream, "batches"),
     "polygon file": (predicting, "write_polygons"),
     "commit": (StagedFiles, "commit"),
 }
