@@ -30,11 +30,7 @@ def open_tiles(options: TileOptions) -> TileSet:
         options.tiles, labels=options.labels, label_field=options.label_field, normal=options.normal
     )
     classes = scan_classes(sources)
-    if classes.labelled:
-        _log.info("%d tiles; labels found, with classes: %s", len(sources), classes.listed())
-    else:
-        _log.info("%d tiles; no labels found: every valid pixel counts as normal", len(sources))
-    return TileSet(
+    tiles = TileSet(
         sources,
         classes,
         normal=options.normal,
@@ -42,6 +38,11 @@ def open_tiles(options: TileOptions) -> TileSet:
         bands=options.bands,
         nodata=options.nodata,
     )
+    if classes.labelled:
+        _log.info("%d tiles; labels found, with classes: %s", len(sources), classes.listed())
+    else:
+        _log.info("%d tiles; no labels found: every valid pixel counts as normal", len(sources))
+    return tiles
 
 
 def open_tiles_for(model: Model, options: TileOptions) -> TileSet:
