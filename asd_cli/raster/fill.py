@@ -16,11 +16,12 @@ def fill_margin(reach: int) -> int:
 
 
 def fill_invalid(chip: Chip, reach: int) -> Chip:
-    """Chip with the same validity; invalid pixels near valid ones are filled by mirroring, others are 0.
+    """Chip with the same validity; invalid pixels near valid ones are filled from these, others are 0.
 
-    An invalid pixel p with a valid pixel within chessboard distance `reach` takes the value of p' = 2q - p,
+    An invalid pixel p with a valid pixel within chessboard distance `reach` takes the mean of q and p' = 2q - p,
     where q is the valid pixel nearest to p in the plane among those within that chessboard distance (ties:
-    the upper, then the left one); if p' is invalid or outside the chip, the value of q.
+    the upper, then the left one); if p' is invalid or outside the chip, the value of q. Mirroring alone keeps the
+    texture but meets itself in edges that look odd, repeating q alone draws streaks; the mean of both did neither.
 
     What p gets depends only on pixels within `fill_margin(reach)` of p: filling a crop with that margin
     equals cropping the filled whole. Returns `chip` itself if every pixel is valid.
@@ -38,7 +39,8 @@ def fill_invalid(chip: Chip, reach: int) -> Chip:
     usable[usable] = valid[source_rows[usable], source_cols[usable]]
     source_rows = np.where(usable, source_rows, rows + down)
     source_cols = np.where(usable, source_cols, cols + right)
-    pixels[:, rows, cols] = pixels[:, source_rows, source_cols]
+    nearest, mirrored = pixels[:, rows + down, cols + right], pixels[:, source_rows, source_cols]
+    pixels[:, rows, cols] = nearest * np.float32(0.5) + mirrored * np.float32(0.5)
     return Chip(pixels, valid)
 
 

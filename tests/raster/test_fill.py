@@ -34,8 +34,9 @@ def naive_fill(chip: Chip, reach: int) -> NDArray[np.float32]:
             for _, dy, dx in offsets:
                 if usable(y + dy, x + dx):
                     mirrored = usable(y + 2 * dy, x + 2 * dx)
-                    times = 2 if mirrored else 1
-                    out[:, y, x] = chip.pixels[:, y + times * dy, x + times * dx]
+                    nearest = chip.pixels[:, y + dy, x + dx]
+                    other = chip.pixels[:, y + 2 * dy, x + 2 * dx] if mirrored else nearest
+                    out[:, y, x] = nearest * np.float32(0.5) + other * np.float32(0.5)
                     break
     return out
 
@@ -86,10 +87,10 @@ def test_far_pixels_and_empty_chips_are_zero() -> None:
     np.testing.assert_array_equal(fill_invalid(chip, 0).pixels[0, 0], [5, 0, 0, 0, 0, 0, 0, 0, 0])
 
 
-def test_half_plane_is_mirrored() -> None:
+def test_half_plane_is_half_mirrored_half_repeated() -> None:
     values = np.arange(1, 11, dtype=np.float32)
     chip = Chip(np.tile(values, (1, 7, 1)), np.tile(values <= 6, (7, 1)))
-    np.testing.assert_array_equal(fill_invalid(chip, 3).pixels[0, 3], [1, 2, 3, 4, 5, 6, 5, 4, 3, 0])
+    np.testing.assert_array_equal(fill_invalid(chip, 3).pixels[0, 3], [1, 2, 3, 4, 5, 6, 5.5, 5, 4.5, 0])
 
 
 @pytest.mark.parametrize("share", [0.2, 0.999])
