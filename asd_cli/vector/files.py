@@ -79,7 +79,7 @@ def write_polygons(
             _write_with_gdal(frame, path, _DRIVERS[suffix])
         for part in parts:
             count += len(part)
-            _append(part, path)
+            _write_with_gdal(part, path, _DRIVERS[suffix], append=True)
     except _FAILURES as error:
         reason = " ".join(str(error).split()).replace(str(path), str(name))
         raise OutputError(
@@ -89,7 +89,7 @@ def write_polygons(
     return count
 
 
-def _write_with_gdal(frame: gpd.GeoDataFrame, path: Path, driver: str) -> None:
+def _write_with_gdal(frame: gpd.GeoDataFrame, path: Path, driver: str, *, append: bool = False) -> None:
     options = {"COORDINATE_PRECISION": "9"} if driver == "GeoJSON" else {}
     if driver == "GeoJSON" and frame.crs is not None:
         options["RFC7946"] = "YES"  # GDAL then transforms to EPSG:4326, winds rings and cuts at the antimeridian
@@ -103,17 +103,10 @@ def _write_with_gdal(frame: gpd.GeoDataFrame, path: Path, driver: str) -> None:
             driver=driver,
             geometry_type="MultiPolygon",
             layer_options=options,
+            append=append,
         )
     if memory.getvalue():
         path.write_bytes(memory.getvalue())
-
-
-def _append(frame: gpd.GeoDataFrame, path: Path) -> None:
-    with _fixed_clock(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
-        pyogrio.write_dataframe(
-            frame, path, layer=LAYER, driver=_DRIVERS[".gpkg"], geometry_type="MultiPolygon", append=True
-        )
 
 
 @contextmanager
