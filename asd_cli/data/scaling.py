@@ -61,7 +61,8 @@ class Scaling:
     def to_unit(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """(bands, H, W) raw -> [0, 1], clipped."""
         low, high = self.low[:, None, None], self.high[:, None, None]
-        return np.clip((pixels - low) / (high - low), 0.0, 1.0).astype(np.float32)
+        # clipped first: far outside a narrow range the quotient would overflow
+        return ((np.clip(pixels, low, high) - low) / (high - low)).astype(np.float32)
 
     def from_unit(self, unit: NDArray[np.float32]) -> NDArray[np.float32]:
         """(bands, H, W) in [0, 1] -> raw."""

@@ -55,6 +55,13 @@ def test_constant_bands_get_a_range(value: float, kind: str) -> None:
         assert np.isfinite(unit).all()
 
 
+def test_values_far_outside_a_narrow_range_are_clipped_without_overflow() -> None:
+    scaling = Scaling(np.float32([0.0]), np.float32([6e-25]))
+    with np.errstate(all="raise", under="ignore"):
+        unit = scaling.to_unit(np.float32([-2e14, 3e-25, 3e38]).reshape(1, 3, 1))
+    np.testing.assert_allclose(unit.ravel(), [0, 0.5, 1])
+
+
 def test_a_band_that_is_nearly_always_the_same_takes_its_extremes() -> None:
     rows = np.zeros((1000, 1))
     rows[0], rows[1] = 0.004, -0.001
