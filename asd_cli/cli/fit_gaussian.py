@@ -11,7 +11,7 @@ from asd_cli.cli.shared import (
     FILE,
     NAME,
     advance,
-    default,
+    calibration_options,
     device_option,
     echo_json,
     find_model,
@@ -40,18 +40,7 @@ Examples:
 @tile_options
 @click.option("-o", "--output", type=FILE, required=True, help="Model file to write.")
 @click.option("--update", is_flag=True, help="Add the tiles to what the model has seen, instead of starting anew.")
-@click.option(
-    "--holdout",
-    type=click.FloatRange(0.01, 0.9),
-    default=default(FitGaussianOptions, "holdout"),
-    help="Share of the tiles that only the calibration sees.",
-)
-@click.option(
-    "--false-alarm-rate",
-    type=click.FloatRange(0, 0.5, min_open=True),
-    default=None,
-    help="Share of normal pixels above score 0.5. [default: the model's]",
-)
+@calibration_options(FitGaussianOptions, holdout="Share of the tiles that only the calibration sees.")
 @seed_option(FitGaussianOptions)
 @device_option(FitGaussianOptions)
 @overwrite_option

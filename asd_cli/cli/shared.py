@@ -60,6 +60,25 @@ def seed_option(options: type[Any]) -> Callable[[F], F]:
     )
 
 
+def calibration_options(options: type[Any], *, holdout: str) -> Callable[[F], F]:
+    """``--holdout``, with its help, and ``--false-alarm-rate``; a rate without a default is the model's."""
+    rate = default(options, "false_alarm_rate")
+    told = "" if rate is not None else " [default: the model's]"
+
+    def decorate(command: F) -> F:
+        command = click.option(
+            "--false-alarm-rate",
+            type=click.FloatRange(0, 0.5, min_open=True),
+            default=rate,
+            help=f"Share of normal pixels above score 0.5.{told}",
+        )(command)
+        return click.option(
+            "--holdout", type=click.FloatRange(0.01, 0.9), default=default(options, "holdout"), help=holdout
+        )(command)
+
+    return decorate
+
+
 def device_option(options: type[Any]) -> Callable[[F], F]:
     """``--device``."""
     return click.option(

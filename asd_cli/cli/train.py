@@ -11,6 +11,7 @@ from asd_cli.cli.shared import (
     NAME,
     Numbers,
     advance,
+    calibration_options,
     default,
     device_option,
     echo_json,
@@ -81,17 +82,8 @@ Examples:
     help="published: means over pixels and channels, as the authors' program. "
     "paper: sums over channels, as the equations.",
 )
-@click.option(
-    "--holdout",
-    type=click.FloatRange(0.01, 0.9),
-    default=default(TrainOptions, "holdout"),
-    help="Share of the normal tiles that is never trained on; the calibration comes from it.",
-)
-@click.option(
-    "--false-alarm-rate",
-    type=click.FloatRange(0, 0.5, min_open=True),
-    default=default(TrainOptions, "false_alarm_rate"),
-    help="Share of normal pixels above score 0.5.",
+@calibration_options(
+    TrainOptions, holdout="Share of the normal tiles that only the calibration sees, never the training."
 )
 @seed_option(TrainOptions)
 @device_option(TrainOptions)

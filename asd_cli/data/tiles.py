@@ -133,11 +133,8 @@ class TileSet:
         for source in self.sources:
             with Scene.open(source.path, bands=self._bands, nodata=self._nodata) as scene:
                 if not grids:
-                    self.band_count, self.band_names, self.dtype = (
-                        scene.band_count,
-                        scene.band_names,
-                        scene.dtype,
-                    )
+                    self.band_count, self.band_names, self.dtype = scene.band_count, scene.band_names, scene.dtype
+                    self.band_indexes = tuple(scene.bands)
                 elif scene.band_count != self.band_count:
                     raise RasterError(
                         f"{source.path} has {scene.band_count} bands, but {self.sources[0].path} has "

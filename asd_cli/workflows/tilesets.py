@@ -68,14 +68,12 @@ def normal_names(tiles: TileSet, options: TileOptions) -> list[str]:
 
 def tile_facts(tiles: TileSet, options: TileOptions) -> dict[str, Any]:
     """Bands, pixel size and normal classes, as the header of a model file holds them."""
-    path = tiles.sources[0].path
-    with Scene.open(path, bands=options.bands, nodata=options.nodata) as scene:
-        indexes = scene.bands
+    indexes = tiles.band_indexes
     return {
         "bands": {
             "count": tiles.band_count,
             "indexes": list(indexes),
-            "of": _bands_in_all(path, max(indexes)),
+            "of": len(indexes) if options.bands is None else _bands_in_all(tiles.sources[0].path, max(indexes)),
             "names": list(tiles.band_names),
             "dtype": tiles.dtype,
         },
