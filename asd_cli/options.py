@@ -84,7 +84,10 @@ class PredictOptions:
     connectivity: Literal[4, 8] = 8
     bands: tuple[int, ...] | None = None
     nodata: float | None = None
-    window: int = 1024
+    window: int | None = None
+    max_memory: int = 256
+    threads: int | None = None
+    workers: int | None = None
     device: str = "auto"
     overwrite: bool = False
     command: str = "asd predict"

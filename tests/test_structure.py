@@ -48,6 +48,8 @@ LIBRARIES: dict[str, set[str]] = {
     "albumentations": {"data"},
     "matplotlib": {"workflows"},
     "safetensors": {"model_file", "workflows"},
+    "onnx": {"nn"},
+    "onnxruntime": {"nn", "methods"},
 }
 """The only parts that may import these libraries."""
 

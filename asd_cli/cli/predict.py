@@ -87,16 +87,37 @@ Examples:
 )
 @raster_options(PredictOptions)
 @click.option(
+    "--max-memory",
+    type=click.IntRange(64),
+    default=default(PredictOptions, "max_memory"),
+    metavar="MIB",
+    help="Memory in MiB for pixels on their way: sizes windows and GDAL's cache. "
+    "The program itself takes some 500 MiB more.",
+)
+@click.option(
     "--window",
     type=click.IntRange(1),
     default=default(PredictOptions, "window"),
-    help="Side in pixels of what is read and written at once, rounded up to whole blocks of 512; "
-    "the map does not depend on it.",
+    help="Side in pixels of what is read and written at once, rounded up to whole blocks of 512, in place of what "
+    "--max-memory gives; the map does not depend on it.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    default=default(PredictOptions, "threads"),
+    help="Threads that compute. [default: one for each processor]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=default(PredictOptions, "workers"),
+    help="Threads that read ahead. [default: one for every four processors, at most 4]",
 )
 @device_option(PredictOptions)
+@click.option("--profile", "show_profile", is_flag=True, help="Say where the time went, stage by stage.")
 @overwrite_option
 @json_option
-def predict(as_json: bool, model: Path | None, connectivity: str, **given: Any) -> None:
+def predict(as_json: bool, show_profile: bool, model: Path | None, connectivity: str, **given: Any) -> None:
     """Score every pixel of SCENES (files, globs, /vsi paths or @list.txt) and draw polygons around anomalies."""
     from asd_cli.workflows.predict import PredictReport
     from asd_cli.workflows.predict import predict as run
@@ -109,6 +130,8 @@ def predict(as_json: bool, model: Path | None, connectivity: str, **given: Any) 
         def show(report: PredictReport) -> None:
             bar.clear()
             click.echo(report.summary(), err=True)
+            if show_profile:
+                click.echo(report.profile(), err=True)
             for path in report.paths() * (not as_json):
                 click.echo(path)
 

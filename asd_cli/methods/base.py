@@ -16,6 +16,7 @@ from asd_cli.data.scaling import Scaling
 from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import ModelFileError
 from asd_cli.methods.recipe import TrainingPlan
+from asd_cli.nn.engines import Engine, TorchEngine
 from asd_cli.options import TrainOptions
 
 
@@ -53,6 +54,14 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def distances(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, H, W) float32."""
+
+    def distance_engine(self, device: torch.device, side: int) -> Engine:
+        """What maps blocks of side x side px to distances on a device, as the detector is now."""
+        return TorchEngine(self._ready(device).distances, device)
+
+    def _ready(self, device: torch.device) -> Self:
+        ready: Self = self.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return ready
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -123,6 +132,10 @@ class DescriptorDetector(Detector):
     @abstractmethod
     def descriptors(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, length, H, W) float32."""
+
+    def descriptor_engine(self, device: torch.device, side: int) -> Engine:
+        """What maps blocks of side x side px to descriptors on a device, as the detector is now."""
+        return TorchEngine(self._ready(device).descriptors, device)
 
     @abstractmethod
     def set_gaussian(self, gaussian: Gaussian) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from asd_cli.errors import InputError
@@ -34,3 +36,10 @@ def available_devices() -> list[str]:
     if torch.backends.mps.is_available():
         names.append("mps")
     return names
+
+
+def cpu_count() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: respects taskset and most job schedulers
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -7,8 +7,8 @@ AAAI 2023; the dense evaluation follows Bailer et al., "Fast Feature Extraction 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -86,31 +86,48 @@ class DensePyramid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) -> (B, out_channels, H, W), any H and W of at least 1."""
-        parts = [self._branch(cast(PatchNetwork, b), e, x) for b, e in zip(self.branches, self.exponents, strict=True)]
-        return torch.cat(parts, dim=1)
+        return torch.cat(list(self.parts(x)), dim=1)
+
+    def parts(self, x: Tensor) -> Iterator[Tensor]:
+        """As `forward`, scale by scale: (B, length, H, W) each."""
+        for branch, exponent in zip(self.branches, self.exponents, strict=True):
+            yield self._branch(cast(PatchNetwork, branch), exponent, x)
 
     def _branch(self, branch: PatchNetwork, exponent: int, x: Tensor) -> Tensor:
         height, width = x.shape[-2] - 2 * self.halo, x.shape[-1] - 2 * self.halo
-        before, after = branch.before, branch.after
-        if exponent >= 0:
-            factor = 2**exponent
-            left = math.ceil(before / factor)
-            right = after // factor
-            x = _crop(x, self.halo - left, height + left + right, width + left + right)
-            if factor > 1:
-                x = F.interpolate(x, scale_factor=factor, mode="nearest")
-            start = left * factor - before
-            out = branch(x[..., start:, start:], stride=factor)
-            return cast(Tensor, out[..., :height, :width])
-        factor = 2**-exponent
-        rows, cols = math.ceil(height / factor), math.ceil(width / factor)
-        small = x[..., ::factor, ::factor]  # the halo is a whole number of coarse pixels
-        out = branch(_crop(small, self.halo // factor - before, rows + before + after, cols + before + after))
-        return F.interpolate(out, scale_factor=factor, mode="nearest")[..., :height, :width]
+        cut = Cut.of(branch, exponent, (height, width), self.halo)
+        if exponent < 0:
+            x = x[..., :: cut.factor, :: cut.factor]  # the halo is a whole number of coarse pixels
+        x = x[..., cut.start : cut.start + cut.height, cut.start : cut.start + cut.width]
+        if exponent < 0:
+            out = F.interpolate(branch(x), scale_factor=cut.factor, mode="nearest")
+        else:
+            if cut.factor > 1:
+                x = F.interpolate(x, scale_factor=cut.factor, mode="nearest")
+            out = branch(x[..., cut.skip :, cut.skip :], stride=cut.factor)
+        return out[..., :height, :width]
 
 
-def _crop(x: Tensor, offset: int, height: int, width: int) -> Tensor:
-    return x[..., offset : offset + height, offset : offset + width]
+class Cut(NamedTuple):
+    """Which part of an image with halo a scale needs: rows and columns from `start` on (of the reduced image, at scales
+    below 1), and how many of the enlarged image to `skip` (at scales above 1)."""
+
+    factor: int
+    start: int
+    height: int
+    width: int
+    skip: int
+
+    @classmethod
+    def of(cls, branch: PatchNetwork, exponent: int, shape: tuple[int, int], halo: int) -> Cut:
+        """For an output of `shape` at scale ``2 ** exponent``."""
+        factor, (height, width) = 2 ** abs(exponent), shape
+        if exponent < 0:
+            around = branch.before + branch.after
+            rows, cols = math.ceil(height / factor), math.ceil(width / factor)
+            return cls(factor, halo // factor - branch.before, rows + around, cols + around, 0)
+        left, right = math.ceil(branch.before / factor), branch.after // factor
+        return cls(factor, halo - left, height + left + right, width + left + right, left * factor - branch.before)
 
 
 def scale_exponent(scale: float) -> int:

@@ -22,16 +22,22 @@ class ChipReader(Protocol):
         ...
 
 
+def read_margin(halo: int, *, holes: bool) -> int:
+    """Pixels on each side of a window that `read_with_halo` reads: the halo, and more where pixels may be invalid."""
+    return halo + fill_margin(halo) if holes else halo
+
+
 def read_with_halo(reader: ChipReader, window: Window, halo: int) -> Chip:
     """Chip of the window grown by `halo` px on each side; invalid pixels near valid ones hold mirrored neighbours.
 
     The fill of a pixel depends on pixels up to twice the halo away, so that much more is read: the result is the same
     however the scene is cut into windows.
     """
-    if not reader.may_have_invalid:
-        return reader.read(window.expand(halo))
-    margin = fill_margin(halo)
-    chip = reader.read(window.expand(halo + margin))
+    around = read_margin(halo, holes=reader.may_have_invalid)
+    chip = reader.read(window.expand(around))
+    margin = around - halo
+    if not margin:
+        return chip
     filled = fill_invalid(chip, halo)
     height, width = (n - margin for n in filled.valid.shape)
     return Chip(filled.pixels[:, margin:height, margin:width], filled.valid[margin:height, margin:width])

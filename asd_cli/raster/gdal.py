@@ -17,16 +17,17 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from asd_cli.raster.windows import Window
 
-GDAL_CACHE_BYTES = 256 * 1024 * 1024
+GDAL_CACHE_BYTES = 128 * 1024 * 1024
 
 
 @contextmanager
-def gdal_session() -> Iterator[None]:
-    """Work with GDAL: cache of a fixed size, this thread's GDAL log lines dropped (failures still raise)."""
+def gdal_session(cache: int = GDAL_CACHE_BYTES) -> Iterator[None]:
+    """Work with GDAL: block cache of `cache` bytes (as the outermost session says), this thread's GDAL log lines
+    dropped (failures still raise)."""
     logging.getLogger("rasterio._env").addFilter(_not_in_session)  # added once only
     _this_thread.sessions = getattr(_this_thread, "sessions", 0) + 1
     try:
-        with rasterio.Env(), _CACHE:
+        with rasterio.Env(), _CACHE.of(cache):
             yield
     finally:
         _this_thread.sessions -= 1
@@ -51,18 +52,21 @@ class _SharedCache:
         self._sessions = 0
         self._before: Any = None
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def of(self, size: int) -> Iterator[None]:
+        """A session; `size` in bytes counts for the first only."""
         with self._lock:
             if self._sessions == 0:
                 self._before = get_gdal_config("GDAL_CACHEMAX")
-                set_gdal_config("GDAL_CACHEMAX", GDAL_CACHE_BYTES)
+                set_gdal_config("GDAL_CACHEMAX", size)
             self._sessions += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._sessions -= 1
-            if self._sessions == 0:
-                set_gdal_config("GDAL_CACHEMAX", self._before)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sessions -= 1
+                if self._sessions == 0:
+                    set_gdal_config("GDAL_CACHEMAX", self._before)
 
 
 _CACHE = _SharedCache()

@@ -166,6 +166,7 @@ class MapWriter:
                 str(self._path),
                 driver="COG",
                 COMPRESS="DEFLATE",
+                LEVEL=1,  # 6 makes scores 1.5 % smaller in twice the time
                 PREDICTOR="FLOATING_POINT",
                 BLOCKSIZE=BLOCK,
                 OVERVIEWS="AUTO",
@@ -213,9 +214,7 @@ class MapWriter:
             "blockxsize": BLOCK,
             "blockysize": BLOCK,
             "interleave": "band",
-            "compress": "deflate",
-            "zlevel": 1,
-            "predictor": 3,
+            "sparse_ok": True,  # scores hardly shrink, so only what is empty is saved
             "bigtiff": "if_safer",
         }
 

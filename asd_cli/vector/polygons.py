@@ -1,8 +1,8 @@
 """Polygons of the anomalous regions of a map that arrives window by window, never cut at its seams.
 
-A strip (one row of windows) is cut into runs of anomalous pixels (`runs`), runs are joined to components with
-what the strips above left open (`components`), and what closes becomes polygons (`outlines`) with attributes
-(`attributes`).
+A row of windows is packed (`strips`), a strip of it is cut into runs of anomalous pixels (`runs`), runs are joined to
+components with what the strips above left open (`components`), and what closes becomes polygons (`outlines`) with
+attributes (`attributes`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from asd_cli.vector.attributes import Floats, ellipsoidal_area, longitude_latitu
 from asd_cli.vector.components import Closed, OpenComponents
 from asd_cli.vector.outlines import build_polygons
 from asd_cli.vector.spool import PolygonSpool
+from asd_cli.vector.strips import WindowRow
 
 COLUMNS = (
     "id",
@@ -53,9 +54,10 @@ _EMPTY: dict[str, NDArray[Any]] = {
 class PolygonStream:
     """Connected components of anomalous pixels as MultiPolygons with attributes.
 
-    Windows come in row-major order: rows of windows of one height from top to bottom, each from left to
-    right, every pixel once. Memory: one row of windows (5 bytes a pixel), the corners of components that are
-    still open, and the finished polygons. A component larger than all memory for its corners cannot be drawn.
+    Windows come in row-major order: rows of windows of one height from top to bottom, each from left to right, every
+    pixel once. Memory: one row of windows (a bit a pixel, and the scores of the anomalous ones), the corners of
+    components that are still open, and some numbers of each finished polygon. A component larger than all memory for
+    its corners cannot be drawn.
 
     Args:
         grid: grid of the scene. Polygons come in its map coordinates, or in pixels if it has no transform.
@@ -99,9 +101,9 @@ class PolygonStream:
             min_pixels=min_pixels * (1 - 1e-9),  # not to lose to rounding a component of just that area
             lower_is_anomalous=lower_is_anomalous,
         )
-        self._row, self._column = 0, 0
-        self._sheet = np.zeros((1, grid.width + 2), np.bool_)
-        self._scores = np.zeros((0, grid.width), np.float32)
+        self._row = 0  # of the row of windows that is being filled
+        self._windows: WindowRow | None = None
+        self._last = np.zeros(grid.width, np.bool_)  # the last row of pixels that was looked at
         self._spool = PolygonSpool()
 
     def add(self, window: Window, anomalous: NDArray[np.bool_], score: NDArray[np.float32]) -> None:
@@ -115,21 +117,21 @@ class PolygonStream:
         Raises:
             ValueError: the window is not the next one, or an anomalous pixel has a negative score or none.
         """
-        if self._column == 0:
-            self._start_strip(window.height)
-        height = len(self._scores)
-        if (window.row, window.col, window.height) != (self._row, self._column, height):
+        row = self._windows or WindowRow(self._grid.width, window.height)
+        if (window.row, window.col, window.height) != (self._row, row.filled, row.height):
             raise ValueError(
-                f"{window} does not follow: expected row {self._row}, column {self._column}, height {height}"
+                f"{window} does not follow: expected row {self._row}, column {row.filled}, height {row.height}"
             )
         if not (anomalous.shape == score.shape == window.shape and window.col_stop <= self._grid.width):
             raise ValueError(f"{window} does not fit {anomalous.shape}, {score.shape} and the scene")
-        self._sheet[1:, window.col + 1 : window.col_stop + 1] = anomalous
-        self._scores[:, window.col : window.col_stop] = score
-        self._column = window.col_stop
-        if self._column == self._grid.width:
-            self._end_strip()
-            self._row, self._column = self._row + height, 0
+        if window.row_stop > self._grid.height:
+            raise ValueError(f"rows {window.row} to {window.row_stop} reach below the scene")
+        if not np.all(score[anomalous] >= 0):
+            raise ValueError(f"an anomalous pixel of {window} has a negative score or none")
+        row.add(anomalous, np.minimum(score, np.finfo(np.float32).max))
+        self._windows = row
+        if row.filled == self._grid.width:
+            self._end_row(row)
 
     def finish(self) -> gpd.GeoDataFrame:
         """All polygons in one frame; call it once, after the last window. See `batches`.
@@ -150,10 +152,11 @@ class PolygonStream:
         Raises:
             ValueError: windows are missing.
         """
-        if (self._row, self._column) != (self._grid.height, 0):
-            raise ValueError(f"windows are missing from row {self._row}, column {self._column} on")
-        self._start_strip(1)  # an empty row below the scene closes what is open
-        self._end_strip()
+        if self._windows is not None or self._row != self._grid.height:
+            column = 0 if self._windows is None else self._windows.filled
+            raise ValueError(f"windows are missing from row {self._row}, column {column} on")
+        # an empty row below the scene closes what is open
+        self._advance(np.zeros((1, self._grid.width), np.bool_), np.zeros(0, np.float32))
         with self._spool as spool:
             done = 0
             for columns, shapes in spool.batches(_EMPTY, size):
@@ -165,25 +168,20 @@ class PolygonStream:
         """Let go of the finished polygons; after `batches` or `finish` there is nothing left to do."""
         self._spool.close()
 
-    def _start_strip(self, height: int) -> None:
-        if self._row + height > self._grid.height + 1:
-            raise ValueError(f"rows {self._row} to {self._row + height} reach below the scene")
-        last = self._sheet[-1].copy()
-        if len(self._scores) != height:
-            self._sheet = np.zeros((height + 1, self._grid.width + 2), np.bool_)
-            self._scores = np.empty((height, self._grid.width), np.float32)
-        self._sheet[0] = last
-        if self._row == self._grid.height:
-            self._sheet[1:] = False
+    def _end_row(self, windows: WindowRow) -> None:
+        for anomalous, scores in windows.strips():
+            self._advance(anomalous, scores)
+        self._windows = None
 
-    def _end_strip(self) -> None:
-        values = self._scores[self._sheet[1:, 1:-1]]
-        if not np.all(values >= 0):
-            raise ValueError(f"an anomalous pixel in the strip at row {self._row} has a negative score or none")
-        values = np.minimum(values, np.finfo(np.float32).max)
-        closed = self._open.advance(self._sheet, values, self._row)
+    def _advance(self, anomalous: NDArray[np.bool_], scores: NDArray[np.float32]) -> None:
+        """Go on by the rows of a strip (h, W), with the scores of its anomalous pixels, row-major."""
+        sheet = np.zeros((len(anomalous) + 1, self._grid.width + 2), np.bool_)
+        sheet[0, 1:-1], sheet[1:, 1:-1] = self._last, anomalous
+        closed = self._open.advance(sheet, scores, self._row)
         if closed is not None:
             self._keep(closed, build_polygons(closed.corners, self._grid.shape, self._grid.transform))
+        self._last = sheet[-1, 1:-1].copy()
+        self._row += len(anomalous)
 
     def _keep(self, closed: Closed, polygons: NDArray[np.object_]) -> None:
         """Put finished components aside, with their attributes."""

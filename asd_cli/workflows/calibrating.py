@@ -19,8 +19,7 @@ from asd_cli.metrics.histogram import ScoreCollector
 from asd_cli.metrics.roc import auc
 from asd_cli.vector.labels import IGNORED
 from asd_cli.workflows.fitting import Advance, mapped_pieces
-from asd_cli.workflows.mapping import BlockMapper
-from asd_cli.workflows.models import prepared
+from asd_cli.workflows.mapping import BLOCK, BlockMapper
 
 _log = logging.getLogger(__name__)
 _KEPT = 2_000_000
@@ -84,8 +83,8 @@ def calibrate(
 
     At most two million distances are kept, a uniform sample where there are more.
     """
-    mapper = BlockMapper(prepared(detector, device).distances, detector.halo, device)
-    kept = _collect(mapper, tiles, pieces, seed, advance)
+    with BlockMapper(detector.distance_engine(device, BLOCK), detector.halo) as mapper:
+        kept = _collect(mapper, tiles, pieces, seed, advance)
     distances = kept.everything.rows[:, 0]
     calibration = Calibration.fit(distances, rate)
     curve = kept.scores.curve()

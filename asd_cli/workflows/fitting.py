@@ -18,7 +18,6 @@ from asd_cli.errors import TrainingError
 from asd_cli.methods.base import DescriptorDetector
 from asd_cli.raster.windows import Window
 from asd_cli.workflows.mapping import BLOCK, BlockMapper
-from asd_cli.workflows.models import prepared
 
 _log = logging.getLogger(__name__)
 _PIXELS_PER_VALUE = 50  # fewer pixels than this for each entry of the covariance and the fit is shaky
@@ -57,12 +56,12 @@ def tile_moments(
     advance: Advance,
 ) -> dict[int, Moments]:
     """Moments of the descriptors of normal pixels, tile by tile; one pass."""
-    detector = prepared(detector, device)  # type: ignore[assignment]
-    mapper = BlockMapper(detector.descriptors, detector.halo, device, channels=detector.length)
+    engine = detector.descriptor_engine(device, BLOCK)
     found: dict[int, Moments] = {}
-    for piece, data, values in mapped_pieces(mapper, tiles, pieces, advance):
-        moments = Moments.of(values[:, data.normal].T)
-        found[piece.tile] = found[piece.tile].merge(moments) if piece.tile in found else moments
+    with BlockMapper(engine, detector.halo, channels=detector.length) as mapper:
+        for piece, data, values in mapped_pieces(mapper, tiles, pieces, advance):
+            moments = Moments.of(values[:, data.normal].T)
+            found[piece.tile] = found[piece.tile].merge(moments) if piece.tile in found else moments
     return found
 
 

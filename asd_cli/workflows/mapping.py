@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, Protocol, TypeVar
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from asd_cli.nn.devices import cpu_count
+from asd_cli.nn.engines import Engine
 from asd_cli.raster.context import ChipReader, read_with_halo
 from asd_cli.raster.scene import Chip
 from asd_cli.raster.windows import Window
+from asd_cli.workflows.stages import StageClock
 
-T = TypeVar("T")
 BLOCK = 128
 """Pixels a side of the blocks that are computed at once: the fastest on CPUs among 64 to 512, and a divisor of every
 write window."""
-_BLOCKS_AT_ONCE = {"cpu": 1}  # one block fills the CPU's cache; elsewhere many keep the device busy
+_COMPUTED_AHEAD = 1  # windows that wait for their blocks while those of the next are already handed out
+Map = NDArray[np.float32]
+Corner = tuple[int, int]
 
 
 class Mapper(Protocol):
@@ -35,58 +41,95 @@ class Mapper(Protocol):
         """Bands of the map."""
         ...
 
-    def __call__(self, chip: Chip) -> NDArray[np.float32]:
-        """Chip of (C, H + 2 halo, W + 2 halo), H and W multiples of `BLOCK` -> (channels, H, W)."""
+    def submit(self, chip: Chip) -> Callable[[], Map]:
+        """Chip of (C, H + 2 halo, W + 2 halo), H and W multiples of `BLOCK` -> what waits for and returns its
+        (channels, H, W)."""
         ...
 
 
 class BlockMapper:
-    """Runs a network over a chip in blocks of one fixed shape, so that every window size does the same arithmetic.
+    """Runs an engine over chips in blocks of one fixed shape, so that every window size does the same arithmetic.
+
+    Leaving its context ends its threads.
 
     Args:
-        function: (B, C, BLOCK + 2 halo, BLOCK + 2 halo) -> (B, BLOCK, BLOCK) or (B, channels, BLOCK, BLOCK), on
-        `device`.
+        engine: maps blocks of `BLOCK` px.
         halo: pixels of context on each side.
-        device: where to compute.
         channels: bands of the map.
+        threads: blocks computed at the same time, where the engine can; None: one for each processor.
+        clock: is told the stage "compute".
     """
 
     def __init__(
         self,
-        function: Callable[[torch.Tensor], torch.Tensor],
+        engine: Engine,
         halo: int,
-        device: torch.device,
         *,
         channels: int = 1,
+        threads: int | None = None,
+        clock: StageClock | None = None,
     ) -> None:
         self.halo, self.channels = halo, channels
-        self._function, self._device = function, device
-        self._batch = _BLOCKS_AT_ONCE.get(device.type, 16)
+        self._engine = engine
+        self._clock = clock or StageClock()
+        self._pool = ThreadPoolExecutor(threads or cpu_count(), "asd-compute") if engine.concurrent else None
+        self._buffers = threading.local()
 
-    def __call__(self, chip: Chip) -> NDArray[np.float32]:
+    def __enter__(self) -> BlockMapper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def __call__(self, chip: Chip) -> Map:
+        """See `Mapper.submit`; waits."""
+        return self.submit(chip)()
+
+    def submit(self, chip: Chip) -> Callable[[], Map]:
         """See `Mapper`."""
-        side = BLOCK + 2 * self.halo
         height, width = (n - 2 * self.halo for n in chip.valid.shape)
         out = np.empty((self.channels, height, width), np.float32)
         corners = [(r, c) for r in range(0, height, BLOCK) for c in range(0, width, BLOCK)]
         needed = [(r, c) for r, c in corners if chip.valid[_inner(r, self.halo), _inner(c, self.halo)].any()]
         for row, col in set(corners) - set(needed):
             out[:, row : row + BLOCK, col : col + BLOCK] = np.nan
-        stack = np.zeros((self._batch, chip.pixels.shape[0], side, side), np.float32)
-        for start in range(0, len(needed), self._batch):
-            group = needed[start : start + self._batch]
-            for i, (row, col) in enumerate(group):
-                stack[i] = chip.pixels[:, row : row + side, col : col + side]
-            result = self._compute(stack)
-            for i, (row, col) in enumerate(group):
-                out[:, row : row + BLOCK, col : col + BLOCK] = result[i]
-        return out
+        groups = [needed[i : i + self._engine.batch] for i in range(0, len(needed), self._engine.batch)]
+        if self._pool is None:
+            for group in groups:
+                self._compute(chip, group, out)
+            return lambda: out
+        return _Pending([self._pool.submit(self._compute, chip, group, out) for group in groups], out)
 
-    @torch.inference_mode()
-    def _compute(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
-        tensor = torch.from_numpy(stack).to(self._device, memory_format=torch.channels_last)
-        result = self._function(tensor).float().cpu().numpy()
-        return result.reshape(len(stack), self.channels, BLOCK, BLOCK)
+    def _compute(self, chip: Chip, corners: Sequence[Corner], out: Map) -> None:
+        with self._clock.busy("compute"):
+            side = BLOCK + 2 * self.halo
+            shape = (self._engine.batch, len(chip.pixels), side, side)
+            blocks = getattr(self._buffers, "blocks", None)
+            if blocks is None or blocks.shape != shape:
+                blocks = self._buffers.blocks = np.zeros(shape, np.float32)
+            for block, (row, col) in zip(blocks, corners, strict=False):
+                block[:] = chip.pixels[:, row : row + side, col : col + side]
+            for (row, col), values in zip(corners, self._engine(blocks), strict=False):
+                out[:, row : row + BLOCK, col : col + BLOCK] = values
+
+
+class _Pending:
+    """A map whose blocks are being computed."""
+
+    def __init__(self, blocks: Sequence[Future[None]], out: Map) -> None:
+        self._blocks, self._out = blocks, out
+
+    def __call__(self) -> Map:
+        """Wait for all blocks; after an error the others are not begun any more."""
+        try:
+            for block in self._blocks:
+                block.result()
+        except BaseException:
+            for block in self._blocks:
+                block.cancel()
+            raise
+        return self._out
 
 
 def _inner(start: int, halo: int) -> slice:
@@ -94,103 +137,131 @@ def _inner(start: int, halo: int) -> slice:
 
 
 def map_scene(
-    scene: ChipReader,
+    open_reader: Callable[[], AbstractContextManager[ChipReader]],
     mapper: Mapper,
     windows: Iterable[Window],
-    sink: Callable[[Window, NDArray[np.float32]], None],
+    sink: Callable[[Window, Map], None],
     *,
+    workers: int = 1,
+    clock: StageClock | None = None,
     progress: Callable[[int], None] = lambda pixels: None,
 ) -> None:
     """Map a scene window by window, in order: ``sink(window, map)`` gets (channels, h, w) float32, NaN where the
     scene is invalid.
 
-    Reading runs one window ahead and the sink one behind, each in its own thread; at most three chips and three maps of
-    windows are in memory.
-    The sink is called from one thread. An error in any stage stops all of them and is raised here.
+    `workers` threads read ahead, each from a reader of its own; the sink runs behind in one thread. At most
+    ``workers + 3`` chips and four maps of windows are in memory. An error in any stage stops all of them and is raised
+    here. `clock` is told the stage "read".
     """
-    chips = ((window, _read(scene, window, mapper.halo)) for window in windows)
-    with _Ahead(chips) as ahead, _Behind(sink) as behind:
-        for window, chip in ahead:
-            inner = chip.valid[mapper.halo :, mapper.halo :][: window.height, : window.width]
-            values = mapper(chip)[:, : window.height, : window.width]
-            values[:, ~inner] = np.nan
+    with (
+        _Readers(open_reader, mapper.halo, workers, clock or StageClock()) as readers,
+        Behind(sink) as behind,
+    ):
+        for window, valid, values in _computed(readers.chips(windows), mapper):
+            values[:, ~valid] = np.nan
             behind.put(window, values)
-            del chip, inner, values  # not to be kept while the next chip is waited for
+            del valid, values  # not to be kept while the next is waited for
             progress(window.height * window.width)
 
 
-def _read(scene: ChipReader, window: Window, halo: int) -> Chip:
-    return read_with_halo(scene, window.round_up(BLOCK), halo)
+def _computed(chips: Iterable[tuple[Window, Chip]], mapper: Mapper) -> Iterator[tuple[Window, NDArray[np.bool_], Map]]:
+    """Windows with the validity of their pixels and their maps; the blocks of the next are begun meanwhile."""
+    waiting: deque[tuple[Window, NDArray[np.bool_], Callable[[], Map]]] = deque()
+
+    def first() -> tuple[Window, NDArray[np.bool_], Map]:
+        window, valid, pending = waiting.popleft()
+        return window, valid, pending()[:, : window.height, : window.width]
+
+    for window, chip in chips:
+        inner = chip.valid[mapper.halo :, mapper.halo :][: window.height, : window.width].copy()
+        waiting.append((window, inner, mapper.submit(chip)))
+        del chip, inner
+        if len(waiting) > _COMPUTED_AHEAD:
+            yield first()
+    while waiting:
+        yield first()
 
 
-class _Ahead(Generic[T]):
-    """Iterates in a thread, `depth` items ahead; an error there is raised here. Leaving the context ends the thread."""
+class _Readers:
+    """Reads chips in threads, each with a reader of its own. Leaving the context ends the threads."""
 
-    def __init__(self, items: Iterator[T], depth: int = 1) -> None:
-        self._items = items
-        self._slots: queue.Queue[T | BaseException | None] = queue.Queue(maxsize=depth)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="asd-read", daemon=True)
+    def __init__(
+        self,
+        open_reader: Callable[[], AbstractContextManager[ChipReader]],
+        halo: int,
+        workers: int,
+        clock: StageClock,
+    ) -> None:
+        self._open, self._halo, self._clock = open_reader, halo, clock
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, "asd-read")
+        self._own = threading.local()
+        self._opened = ExitStack()
+        self._lock = threading.Lock()
+        self._failed = False
 
-    def _run(self) -> None:
+    def chips(self, windows: Iterable[Window]) -> Iterator[tuple[Window, Chip]]:
+        """The chips of windows, in their order; one more than there are threads is begun before it is asked for."""
+        waiting: deque[tuple[Window, Future[Chip]]] = deque()
+        for window in windows:
+            waiting.append((window, self._pool.submit(self._read, window)))
+            if len(waiting) > self._workers:
+                yield waiting[0][0], waiting.popleft()[1].result()
+        while waiting:
+            yield waiting[0][0], waiting.popleft()[1].result()
+
+    def _read(self, window: Window) -> Chip:
+        if self._failed:
+            raise CancelledError
         try:
-            for item in self._items:
-                self._put(item)
-                del item
-                if self._stop.is_set():
-                    return
-            self._put(None)
-        except BaseException as error:
-            self._put(error)
+            with self._clock.busy("read"):
+                return read_with_halo(self._reader(), window.round_up(BLOCK), self._halo)
+        except BaseException:
+            self._failed = True
+            raise
 
-    def _put(self, entry: T | BaseException | None) -> None:
-        while not self._stop.is_set():
-            try:
-                return self._slots.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
+    def _reader(self) -> ChipReader:
+        if not hasattr(self._own, "reader"):
+            context = self._open()
+            with self._lock:
+                self._own.reader = self._opened.enter_context(context)
+        reader: ChipReader = self._own.reader
+        return reader
 
-    def __iter__(self) -> Iterator[T]:
-        while (entry := self._slots.get()) is not None:
-            if isinstance(entry, BaseException):
-                raise entry
-            yield entry
-            del entry
-
-    def __enter__(self) -> _Ahead[T]:
-        self._thread.start()
+    def __enter__(self) -> _Readers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._pool.shutdown(cancel_futures=True)
+        self._opened.close()
 
 
-class _Behind:
+class Behind:
     """Calls a function in one thread, in order, at most one call behind; its error is raised at the next `put` or at
     the end."""
 
-    def __init__(self, sink: Callable[[Window, NDArray[np.float32]], None]) -> None:
-        self._sink = sink
-        self._slots: queue.Queue[tuple[Window, NDArray[np.float32]] | None] = queue.Queue(maxsize=1)
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._function = function
+        self._slots: queue.Queue[tuple[Any, ...] | None] = queue.Queue(maxsize=1)
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="asd-write", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="asd-behind", daemon=True)
 
     def _run(self) -> None:
-        while (entry := self._slots.get()) is not None:
+        while (arguments := self._slots.get()) is not None:
             if self._error is None:
                 try:
-                    self._sink(*entry)
+                    self._function(*arguments)
                 except BaseException as error:
                     self._error = error
-            del entry
+            del arguments
 
-    def put(self, window: Window, values: NDArray[np.float32]) -> None:
+    def put(self, *arguments: Any) -> None:
+        """Have the function called with these; waits while another call waits."""
         if self._error is not None:
             raise self._error
-        self._slots.put((window, values))
+        self._slots.put(arguments)
 
-    def __enter__(self) -> _Behind:
+    def __enter__(self) -> Behind:
         self._thread.start()
         return self
 

@@ -18,7 +18,8 @@ from asd_cli.methods.base import DescriptorDetector, Detector
 from asd_cli.methods.registry import method_class
 from asd_cli.model_file import read_model, write_model
 from asd_cli.staging import StagedFiles
-from asd_cli.workflows.mapping import BlockMapper
+from asd_cli.workflows.mapping import BLOCK, BlockMapper
+from asd_cli.workflows.stages import StageClock
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,12 @@ class Model:
         size = self.header.get("pixel_size_m")
         return None if size is None else float(size)
 
-    def mapper(self, device: torch.device) -> BlockMapper:
+    def mapper(
+        self, device: torch.device, *, threads: int | None = None, clock: StageClock | None = None
+    ) -> BlockMapper:
         """What turns chips into maps of distances."""
-        return BlockMapper(prepared(self.detector, device).distances, self.detector.halo, device)
+        engine = self.detector.distance_engine(device, BLOCK)
+        return BlockMapper(engine, self.detector.halo, threads=threads, clock=clock)
 
     def band_error(self, path: str, found: int) -> RasterError:
         """What to say of a raster whose bands do not fit."""
@@ -78,12 +82,6 @@ class Model:
             sha256 = read_model(temporary).sha256
             staged.commit()
         return sha256
-
-
-def prepared(detector: Detector, device: torch.device) -> Detector:
-    """The detector on a device, ready to score."""
-    ready: Detector = detector.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return ready
 
 
 def load_model(path: Path) -> Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from asd_cli import __version__
 from asd_cli.errors import InputError, RasterError
-from asd_cli.nn.devices import resolve_device
+from asd_cli.nn.devices import cpu_count, resolve_device
 from asd_cli.options import PredictOptions
+from asd_cli.raster.gdal import gdal_session
 from asd_cli.raster.grid import Grid
 from asd_cli.raster.scene import Scene
 from asd_cli.raster.windows import Window, round_up, write_windows
@@ -27,18 +28,22 @@ from asd_cli.staging import StagedFiles
 from asd_cli.vector.files import write_polygons
 from asd_cli.vector.polygons import PolygonStream
 from asd_cli.workflows.jobs import Job, check_not_read, plan
-from asd_cli.workflows.mapping import BlockMapper, map_scene
+from asd_cli.workflows.mapping import Behind, BlockMapper, Map, map_scene
+from asd_cli.workflows.memory import MIB, MemoryPlan
 from asd_cli.workflows.models import Model, load_model
 from asd_cli.workflows.scores import ScoreScale
+from asd_cli.workflows.stages import StageClock
 
 _log = logging.getLogger(__name__)
 _PIXEL_SIZE_RATIO = 1.5
+_MOST_WORKERS, _PROCESSORS_A_WORKER = 4, 4
 _LONGEST_COMMAND = 2000  # characters; a shell may have put in thousands of scenes
 
 
 @dataclass(frozen=True)
 class PredictReport:
-    """What became of one scene; `anomalous_share` is of its valid pixels, `threshold` in units of the score."""
+    """What became of one scene; `anomalous_share` is of its valid pixels, `threshold` in units of the score, `stages`
+    seconds that each stage was at work (of several threads: their sum)."""
 
     scene: str
     raster: Path
@@ -51,6 +56,7 @@ class PredictReport:
     score: str
     threshold: float
     seconds: float
+    stages: Mapping[str, float]
 
     @property
     def anomalous_share(self) -> float:
@@ -64,6 +70,13 @@ class PredictReport:
             f"{self.scene}: {self.width} x {self.height} px, {self.anomalous_share:.3%} of {self.valid_pixels} "
             f"valid pixels anomalous{found}, {self.seconds:.1f} s"
         )
+
+    def profile(self) -> str:
+        """Where the time went, a line a stage."""
+        lines = [
+            f"  {stage:<16}{seconds:8.2f} s  {seconds / self.seconds:6.1%}" for stage, seconds in self.stages.items()
+        ]
+        return "\n".join([*lines, f"  {'in all':<16}{self.seconds:8.2f} s (stages overlap)"])
 
     def paths(self) -> list[Path]:
         """The files written."""
@@ -92,7 +105,10 @@ def predict(
     model = load_model(_required(options.model))
     rate = options.false_alarm_rate or model.calibration.false_alarm_rate
     scale = ScoreScale.build(options.score, model.calibration, rate=rate, threshold=options.threshold)
-    mapper = model.mapper(resolve_device(options.device))
+    clock = StageClock()
+    device = resolve_device(options.device)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     total = 0
     for job in jobs:
         with open_scene(job.scene, model, options.bands, options.nodata) as scene:
@@ -107,9 +123,11 @@ def predict(
         done += pixels
         progress(done, total)
 
-    for job in jobs:
-        reports.append(_map_one(job, model, mapper, scale, options, advance))
-        finished(reports[-1])
+    with model.mapper(device, threads=options.threads, clock=clock) as mapper:
+        shared = _Shared(model, mapper, scale, options, clock, advance)
+        for job in jobs:
+            reports.append(_map_one(job, shared))
+            finished(reports[-1])
     return reports
 
 
@@ -170,71 +188,130 @@ def _drawn_on(grid: Grid) -> Grid:
     return replace(grid, transform=Affine(1, 0, 0, 0, -1, 0), crs=None) if grid.transform.is_identity else grid
 
 
-class _Sink:
-    """Takes windows of distances: writes scores, feeds the polygons, counts."""
+@dataclass(frozen=True)
+class _Shared:
+    """What all scenes of a call share."""
 
-    def __init__(self, scale: ScoreScale, writer: MapWriter, polygons: PolygonStream | None) -> None:
-        self._scale, self._writer, self._polygons = scale, writer, polygons
+    model: Model
+    mapper: BlockMapper
+    scale: ScoreScale
+    options: PredictOptions
+    clock: StageClock
+    advance: Callable[[int], None]
+
+    @property
+    def workers(self) -> int:
+        """Threads that read."""
+        return self.options.workers or max(1, min(_MOST_WORKERS, cpu_count() // _PROCESSORS_A_WORKER))
+
+    def open(self, path: str) -> Scene:
+        """The scene with the bands that the model needs."""
+        return open_scene(path, self.model, self.options.bands, self.options.nodata)
+
+    def memory(self, scene: Scene) -> MemoryPlan:
+        """How large the windows may be."""
+        return MemoryPlan.of(
+            self.options.max_memory * MIB,
+            window=self.options.window,
+            bands=scene.band_count,
+            halo=self.mapper.halo,
+            holes=scene.may_have_invalid,
+            workers=self.workers,
+            scene_width=scene.grid.width,
+        )
+
+
+class _Sink:
+    """Takes windows of distances: writes scores, hands anomalies on, counts."""
+
+    def __init__(self, shared: _Shared, writer: MapWriter, anomalies: Callable[..., None]) -> None:
+        self._scale, self._clock = shared.scale, shared.clock
+        self._writer, self._anomalies = writer, anomalies
         self.valid = self.anomalous = 0
 
-    def __call__(self, window: Window, distances: NDArray[np.float32]) -> None:
-        scores = self._scale.scores(distances)
-        self._writer.write(window, scores)
-        anomalous = self._scale.anomalous(scores[0])
-        self.valid += int(np.count_nonzero(~np.isnan(distances[0])))
-        self.anomalous += int(np.count_nonzero(anomalous))
-        if self._polygons is not None:
-            self._polygons.add(window, anomalous, scores[0])
+    def __call__(self, window: Window, distances: Map) -> None:
+        with self._clock.busy("score"):
+            scores = self._scale.scores(distances)
+            anomalous = self._scale.anomalous(scores[0])
+            self.valid += int(np.count_nonzero(~np.isnan(distances[0])))
+            self.anomalous += int(np.count_nonzero(anomalous))
+        with self._clock.busy("write"):
+            self._writer.write(window, scores)
+        self._anomalies(window, anomalous, scores[0])
 
 
-def _map_one(
-    job: Job,
-    model: Model,
-    mapper: BlockMapper,
-    scale: ScoreScale,
-    options: PredictOptions,
-    advance: Callable[[int], None],
-) -> PredictReport:
-    start = time.monotonic()
+def _map_one(job: Job, shared: _Shared) -> PredictReport:
+    start, scale, options = time.monotonic(), shared.scale, shared.options
+    shared.clock.reset()
     with ExitStack() as stack:
         staged = stack.enter_context(StagedFiles(overwrite=options.overwrite))
-        scene = stack.enter_context(open_scene(job.scene, model, options.bands, options.nodata))
-        grid = scene.grid
-        raster = staged.stage(job.raster)
+        scene = stack.enter_context(shared.open(job.scene))
+        memory = shared.memory(scene)
+        stack.enter_context(gdal_session(memory.cache))
+        tags = _tags(shared.model, scale, job, options)
         writer = stack.enter_context(
-            MapWriter(raster, grid, [scale.band], _tags(model, scale, job, options), target=job.raster)
+            MapWriter(staged.stage(job.raster), scene.grid, [scale.band], tags, target=job.raster)
         )
-        stream = None
-        if job.polygons is not None:
-            stream = PolygonStream(
-                _drawn_on(grid),
-                connectivity=options.connectivity,
-                min_area=options.min_area,
-                simplify=options.simplify,
-                lower_is_anomalous=scale.lower_is_anomalous,
-            )
+        stream = None if job.polygons is None else _polygon_stream(scene.grid, shared)
+        if stream is not None:
             stack.callback(stream.close)
-        sink = _Sink(scale, writer, stream)
-        windows = write_windows(grid.height, grid.width, round_up(options.window, BLOCK))
-        map_scene(scene, mapper, windows, sink, progress=advance)
-        writer.finish()
+        sink = _map_into(writer, stream, job, scene.grid, memory.window, shared)
+        with shared.clock.busy("finish raster"):
+            writer.finish()
         count = None
         if stream is not None and job.polygons is not None:
-            count = write_polygons(stream.batches(), staged.stage(job.polygons), target=job.polygons)
+            with shared.clock.busy("finish polygons"):
+                count = write_polygons(stream.batches(), staged.stage(job.polygons), target=job.polygons)
         staged.commit()
     return PredictReport(
         scene=job.scene,
         raster=job.raster,
         polygons=job.polygons,
-        width=grid.width,
-        height=grid.height,
+        width=scene.grid.width,
+        height=scene.grid.height,
         valid_pixels=sink.valid,
         anomalous_pixels=sink.anomalous,
         polygon_count=count,
         score=options.score,
         threshold=float(scale.threshold),
         seconds=time.monotonic() - start,
+        stages=shared.clock.seconds(),
     )
+
+
+def _polygon_stream(grid: Grid, shared: _Shared) -> PolygonStream:
+    options = shared.options
+    return PolygonStream(
+        _drawn_on(grid),
+        connectivity=options.connectivity,
+        min_area=options.min_area,
+        simplify=options.simplify,
+        lower_is_anomalous=shared.scale.lower_is_anomalous,
+    )
+
+
+def _map_into(
+    writer: MapWriter, stream: PolygonStream | None, job: Job, grid: Grid, window: int, shared: _Shared
+) -> _Sink:
+    """Run the loop over the scene; polygons are built in a thread of their own."""
+
+    def draw(window: Window, anomalous: NDArray[np.bool_], scores: NDArray[np.float32]) -> None:
+        if stream is not None:
+            with shared.clock.busy("polygons"):
+                stream.add(window, anomalous, scores)
+
+    with Behind(draw) as drawing:
+        sink = _Sink(shared, writer, drawing.put)
+        map_scene(
+            lambda: shared.open(job.scene),
+            shared.mapper,
+            write_windows(grid.height, grid.width, round_up(window, BLOCK)),
+            sink,
+            workers=shared.workers,
+            clock=shared.clock,
+            progress=shared.advance,
+        )
+    return sink
 
 
 def _tags(model: Model, scale: ScoreScale, job: Job, options: PredictOptions) -> dict[str, str]:

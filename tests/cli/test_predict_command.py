@@ -127,7 +127,7 @@ def test_an_interrupt_ends_with_130(random_model: Path, folder: Path, monkeypatc
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(BlockMapper, "__call__", interrupt)
+    monkeypatch.setattr(BlockMapper, "submit", interrupt)
     before = sorted(folder.iterdir())
     result = call("a.tif", "-o", "map.tif", "-m", str(random_model))
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")

@@ -72,7 +72,8 @@ def distances(scene: Path, model: Model) -> Array:
         def sink(window: Window, values: Array) -> None:
             out[window.row : window.row_stop, window.col : window.col_stop] = values[0]
 
-        map_scene(opened, model.mapper(torch.device("cpu")), write_windows(*opened.grid.shape, 1024), sink)
+        windows = write_windows(*opened.grid.shape, 1024)
+        map_scene(lambda: Scene.open(scene), model.mapper(torch.device("cpu")), windows, sink)
     return out
 
 

@@ -13,15 +13,16 @@ from asd_cli.data.scaling import Scaling
 from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import InputError, ModelFileError
 from asd_cli.methods.asd.encoder import EncoderOutput, PyramidEncoder
+from asd_cli.methods.asd.folded import RANGE, FoldedEncoder
 from asd_cli.methods.asd.objective import AsdLosses, AsdObjective
 from asd_cli.methods.asd.recipes import RECIPES
 from asd_cli.methods.base import DescriptorDetector
 from asd_cli.methods.recipe import TrainingPlan
+from asd_cli.nn.engines import Engine, OnnxEngine, TorchEngine
 from asd_cli.nn.pyramid import scale_exponent
 from asd_cli.options import LOSSES, TrainOptions
 
 _LENGTHS, _PATCHES, _SCALES, _SCALE_COUNT = (1, 256), (10, 127), (1 / 16, 16.0), 8
-_RANGE = 3.0  # network inputs are clamped to +-3: far outside the normal range, yet no single pixel can swamp a patch
 
 
 class AsdMethod(DescriptorDetector):
@@ -99,7 +100,7 @@ class AsdMethod(DescriptorDetector):
     def normalise(self, x: Tensor) -> Tensor:
         """Raw pixels to the network's range: low -> -1, high -> 1, clamped far outside."""
         low, high = self.low.view(1, -1, 1, 1), self.high.view(1, -1, 1, 1)
-        return ((x - low) * (2.0 / (high - low)) - 1.0).clamp(-_RANGE, _RANGE)
+        return ((x - low) * (2.0 / (high - low)) - 1.0).clamp(-RANGE, RANGE)
 
     def encode(self, x: Tensor, mask: Tensor | None = None) -> EncoderOutput:
         """Raw pixels with halo -> descriptors and reconstruction; see `PyramidEncoder`."""
@@ -116,6 +117,25 @@ class AsdMethod(DescriptorDetector):
         distance: Tensor = nn.functional.conv2d(self.descriptors(x) - self.mean.view(1, -1, 1, 1), weight).norm(dim=1)
         return distance
 
+    def distance_engine(self, device: torch.device, side: int) -> Engine:
+        """The folded encoder: ONNX Runtime on the CPU, torch elsewhere."""
+        folded = self.folded()
+        if device.type == "cpu":
+            return OnnxEngine(folded.session(side, distances=True))
+        return TorchEngine(_placed(folded, device).distances, device)
+
+    def descriptor_engine(self, device: torch.device, side: int) -> Engine:
+        """As `distance_engine`, without a Gaussian."""
+        length = self.length
+        folded = FoldedEncoder(self.encoder, self.low, self.high, torch.zeros(length), torch.eye(length))
+        if device.type == "cpu":
+            return OnnxEngine(folded.session(side, distances=False))
+        return TorchEngine(_placed(folded, device), device)
+
+    def folded(self) -> FoldedEncoder:
+        """Encoder and Gaussian in one."""
+        return FoldedEncoder(self.encoder, self.low, self.high, self.mean, self.whitening)
+
     def set_gaussian(self, gaussian: Gaussian) -> None:
         """Measure distances from this Gaussian from now on."""
         self.mean.copy_(torch.from_numpy(gaussian.mean).float())
@@ -127,6 +147,11 @@ class AsdMethod(DescriptorDetector):
             raise ModelFileError("the scaling of the bands is damaged: a range is empty")
         if not (arrays["encoder.norm.running_var"] >= 0).all():
             raise ModelFileError("tensor encoder.norm.running_var is damaged: a variance is negative")
+
+
+def _placed(folded: FoldedEncoder, device: torch.device) -> FoldedEncoder:
+    placed: FoldedEncoder = folded.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed
 
 
 def _checked(length: int, scales: Any, patch_size: int) -> dict[str, Any]:

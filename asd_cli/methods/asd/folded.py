@@ -1,0 +1,90 @@
+"""A trained encoder folded for scoring: from pixels to whitened descriptors through one matrix per scale."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from asd_cli.methods.asd.encoder import PyramidEncoder
+from asd_cli.nn.pyramid import PatchNetwork
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+RANGE = 3.0
+"""Network inputs are clamped to +-3: far outside the normal range, yet no single pixel can swamp a patch."""
+
+
+class FoldedEncoder(nn.Module):
+    """Raw pixels to ``A (descriptor - mean)``; its norm is the Mahalanobis distance if A whitens (AAAI 2023, Eq. 7).
+
+    Everything after a scale's last ReLU is linear: last convolution, batch normalisation with its running statistics,
+    descriptor head, A. So the result is ``offset + sum_s U_s relu_s`` with U_s (L, 128).
+
+    Args:
+        encoder: trained; it is copied.
+        low, high: (bands,) raw values that are -1 and 1 for the encoder.
+        mean, matrix: (L,) and A (L, L).
+    """
+
+    def __init__(self, encoder: PyramidEncoder, low: Tensor, high: Tensor, mean: Tensor, matrix: Tensor) -> None:
+        super().__init__()
+        norm, head = encoder.norm, encoder.descriptor_head
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        # float64: the products must not lose what float32 scoring keeps
+        gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+        shift = norm.bias.double() - norm.running_mean.double() * gain
+        project = matrix.double() @ head.weight.double()[:, :, 0, 0]
+        offset = matrix.double() @ (_bias(head) - mean.double()) + project @ shift
+        self.pyramid = copy.deepcopy(encoder.pyramid)
+        self.halo = encoder.halo
+        parts = (project * gain).chunk(len(self.pyramid.branches), dim=1)
+        for branch, part in zip(self.pyramid.branches, parts, strict=True):
+            last = cast(PatchNetwork, branch).conv4
+            offset = offset + part @ _bias(last)
+            last.weight = nn.Parameter((part @ last.weight.double()[:, :, 0, 0]).float()[:, :, None, None])
+            last.bias = None
+        for name, value in {"low": low, "slope": 2.0 / (high - low), "offset": offset.float()}.items():
+            self.register_buffer(name, value.detach().clone().view(1, -1, 1, 1))
+        self.low: Tensor
+        self.slope: Tensor
+        self.offset: Tensor
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, L, H, W)."""
+        x = ((x - self.low) * self.slope - 1.0).clamp(-RANGE, RANGE)
+        total = self.offset
+        for part in self.pyramid.parts(x):
+            total = total + part
+        return total
+
+    def distances(self, x: Tensor) -> Tensor:
+        """Raw pixels as for `forward` -> (B, H, W) norms."""
+        distance: Tensor = torch.linalg.vector_norm(self(x), dim=1)
+        return distance
+
+    def session(self, side: int, *, distances: bool) -> onnxruntime.InferenceSession:
+        """The same for ONNX Runtime: one block (1, bands, side + 2 halo, side + 2 halo) -> (1, L, side, side), or
+        (1, 1, side, side) if distances are wanted."""
+        from asd_cli.nn.onnx_graph import OnnxGraph, add_pyramid, array
+
+        graph = OnnxGraph()
+        x = graph.add("Sub", "x", graph.constant(array(self.low)))
+        x = graph.add("Sub", graph.add("Mul", x, graph.constant(array(self.slope))), graph.constant(1.0))
+        x = graph.add("Clip", x, graph.constant(-RANGE), graph.constant(RANGE))
+        parts = add_pyramid(graph, self.pyramid, x, (side, side))
+        total = graph.add("Add", graph.add("Sum", *parts), graph.constant(array(self.offset)))
+        if distances:
+            total = graph.add("ReduceL2", total, graph.constant([1], "int64"), keepdims=1)
+        around = side + 2 * self.halo
+        return graph.session(total, (1, self.low.shape[1], around, around))
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias.double()
