@@ -1,0 +1,106 @@
+"""The folded encoder, in torch and on ONNX Runtime, against the encoder and Gaussian that it comes from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_asd_encoder import ENCODERS, GOLDEN, load_encoder
+
+from asd_cli.density.gaussian import Gaussian
+from asd_cli.methods.asd.folded import FoldedEncoder
+from asd_cli.methods.asd.method import AsdMethod
+from asd_cli.nn.engines import OnnxEngine, TorchEngine
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_folded_equals_unfolded_for_the_published_encoders(name: str, engine: str) -> None:
+    golden = dict(np.load(GOLDEN / f"{name}.npz"))
+    encoder, x = load_encoder(golden), torch.from_numpy(golden["x"])
+    length, bands = golden["descriptors"].shape[1], x.shape[1]
+    side = min(x.shape[-2:])
+    x = F.pad(x[..., :side, :side], (encoder.halo,) * 4)
+    low, high = -torch.ones(bands), torch.ones(bands)
+    folded = FoldedEncoder(encoder, low, high, torch.zeros(length), torch.eye(length))
+    with torch.inference_mode():
+        expected = encoder.describe(x.clamp(-3, 3)).numpy()
+    if engine == "torch":
+        found = TorchEngine(folded, CPU)(x.numpy())
+    else:
+        run = OnnxEngine(folded.session(side, distances=False))
+        found = np.concatenate([run(one[None]) for one in x.numpy()])
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6 * np.abs(expected).max())
+
+
+def random_method(seed: int, bands: int, length: int, scales: tuple[float, ...], patch_size: int) -> AsdMethod:
+    """Weights, normalisation, scaling and Gaussian that no default could stand in for."""
+    random = np.random.default_rng(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = AsdMethod.create(bands, length=length, scales=scales, patch_size=patch_size).eval()
+        norm = made.encoder.norm
+        for tensor in (norm.weight, norm.bias, norm.running_mean, made.low):
+            assert tensor is not None
+            torch.nn.init.normal_(tensor)
+    assert norm.running_var is not None
+    norm.running_var.copy_(torch.from_numpy(random.uniform(0.01, 4, len(norm.running_var))))
+    made.high.copy_(made.low + torch.from_numpy(random.uniform(0.5, 3, bands)))
+    factor = random.normal(size=(length, length))
+    made.set_gaussian(Gaussian(random.normal(size=length), factor @ factor.T + np.eye(length), 0.0))
+    return made.requires_grad_(False)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    bands=st.integers(1, 14),
+    length=st.integers(1, 16),
+    scales=st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0, 4.0]), min_size=1, max_size=4, unique=True),
+    patch_size=st.integers(10, 24),
+    side=st.sampled_from([16, 32, 48]),
+)
+def test_folded_equals_unfolded_for_any_model(
+    seed: int, bands: int, length: int, scales: list[float], patch_size: int, side: int
+) -> None:
+    method = random_method(seed, bands, length, tuple(scales), patch_size)
+    around = side + 2 * method.halo
+    x = np.random.default_rng(seed).normal(0, 1.5, (1, bands, around, around)).astype(np.float32)
+    with torch.inference_mode():
+        distances = method.distances(torch.from_numpy(x)).numpy()
+        descriptors = method.descriptors(torch.from_numpy(x)).numpy()
+        folded = method.folded().distances(torch.from_numpy(x)).numpy()
+    found = method.distance_engine(CPU, side)(x)
+    described = method.descriptor_engine(CPU, side)(x)
+    assert found.shape == (1, 1, side, side)
+    floor = 1e-5 * distances.max()  # a small distance is the difference of numbers that are not
+    np.testing.assert_allclose(folded, distances, rtol=1e-5, atol=floor)
+    np.testing.assert_allclose(found[:, 0], distances, rtol=1e-5, atol=floor)
+    np.testing.assert_allclose(described, descriptors, rtol=1e-5, atol=1e-5 * np.abs(descriptors).max())
+
+
+def test_the_folded_encoder_is_a_copy() -> None:
+    method = random_method(1, 3, 5, (0.5, 1.0, 2.0), 15)
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    method.folded()
+    method.distance_engine(CPU, 16)
+    assert all(torch.equal(before[name], value) for name, value in method.state_dict().items())
+
+
+def test_engines_on_the_cpu_take_one_block_and_may_be_shared() -> None:
+    engine = random_method(2, 2, 5, (1.0,), 15).distance_engine(CPU, 32)
+    assert (engine.batch, engine.concurrent) == (1, True)
+
+
+def test_pixels_far_outside_the_range_are_clamped() -> None:
+    method = random_method(3, 2, 5, (0.5, 1.0), 15)
+    x = np.full((1, 2, 16 + 2 * method.halo, 16 + 2 * method.halo), 3e38, np.float32)
+    x[:, :, ::3] = -3e38
+    found = method.distance_engine(CPU, 16)(x)
+    assert np.isfinite(found).all()
