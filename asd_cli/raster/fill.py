@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from numpy.typing import NDArray
 
 from asd_cli.raster.scene import Chip
 
 _Index = NDArray[np.intp]
+_PART = 256  # side of the parts that are looked at one by one: most have nothing to fill
 
 
 def fill_margin(reach: int) -> int:
@@ -30,9 +33,21 @@ def fill_invalid(chip: Chip, reach: int) -> Chip:
     if valid.all():
         return chip
     pixels = np.where(valid, chip.pixels, np.float32(0))
-    if reach < 1 or not valid.any():
-        return Chip(pixels, valid)
-    rows, cols, down, right = _nearest_valid(valid, reach)
+    margin = fill_margin(reach)
+    for top, left in product(*(range(0, n, _PART) for n in valid.shape)):
+        above, before = min(top, margin), min(left, margin)
+        around = np.s_[top - above : top + _PART + margin, left - before : left + _PART + margin]
+        wanted = np.zeros_like(valid[around])
+        inner = np.s_[above : above + _PART, before : before + _PART]
+        wanted[inner] = ~valid[around][inner]
+        if reach and wanted.any() and valid[around].any():
+            _fill_part(pixels[:, *around], valid[around], wanted, reach)
+    return Chip(pixels, valid)
+
+
+def _fill_part(pixels: NDArray[np.float32], valid: NDArray[np.bool_], wanted: NDArray[np.bool_], reach: int) -> None:
+    """Fill the `wanted` ones of pixels (C, h, w) in place, from valid ones only."""
+    rows, cols, down, right = _nearest_valid(valid, wanted, reach)
     source_rows, source_cols = rows + 2 * down, cols + 2 * right
     height, width = valid.shape
     usable = (source_rows >= 0) & (source_rows < height) & (source_cols >= 0) & (source_cols < width)
@@ -41,18 +56,19 @@ def fill_invalid(chip: Chip, reach: int) -> Chip:
     source_cols = np.where(usable, source_cols, cols + right)
     nearest, mirrored = pixels[:, rows + down, cols + right], pixels[:, source_rows, source_cols]
     pixels[:, rows, cols] = nearest * np.float32(0.5) + mirrored * np.float32(0.5)
-    return Chip(pixels, valid)
 
 
-def _nearest_valid(valid: NDArray[np.bool_], reach: int) -> tuple[_Index, _Index, _Index, _Index]:
-    """Rows and columns of invalid pixels near valid ones, and offsets (down, right) to the nearest of those.
+def _nearest_valid(
+    valid: NDArray[np.bool_], wanted: NDArray[np.bool_], reach: int
+) -> tuple[_Index, _Index, _Index, _Index]:
+    """Rows and columns of wanted pixels near valid ones, and offsets (down, right) to the nearest of those.
 
     Nearest in the order of (down^2 + right^2, down, right). Within one column only the nearest pixel can
     win, so one look per column within `reach` is enough: the work is ``2 * reach + 1`` passes, whatever the
     mask.
     """
     vertical = np.pad(_nearest_in_column(valid, reach), ((0, 0), (reach, reach)), constant_values=reach + 1)
-    rows, cols = np.nonzero(~valid & _column_within(vertical <= reach, reach))
+    rows, cols = np.nonzero(wanted & _column_within(vertical <= reach, reach))
     side = 2 * reach + 1
     best = np.full(rows.size, np.iinfo(np.int64).max)
     for right in range(-reach, reach + 1):

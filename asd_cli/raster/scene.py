@@ -98,9 +98,9 @@ class Scene:
                 f"{self.path}: {_name_bands(self.bands)} cannot be read at {place} ({gdal_reason(error)}); "
                 "the file looks damaged, get it again"
             ) from error
-        if box != window:
-            pixels = pixels[:, (rows - top)[:, None], cols - left]
-            valid = valid[(rows - top)[:, None], cols - left]
+        if box != window:  # whole rows first: they are copied at once
+            pixels = pixels[:, rows - top].take(cols - left, axis=2)
+            valid = valid[rows - top].take(cols - left, axis=1)
         return Chip(pixels, valid)
 
     def _read_box(self, box: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

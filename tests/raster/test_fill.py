@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from asd_cli.raster import fill
 from asd_cli.raster.fill import fill_invalid, fill_margin
 from asd_cli.raster.scene import Chip
 
@@ -99,3 +100,19 @@ def test_speckled_masks_are_fast(share: float) -> None:
     start = time.process_time()
     fill_invalid(chip, 16)
     assert time.process_time() - start < 2  # 0.1 s and 0.5 s on an idle core
+
+
+@given(
+    seed=st.integers(0, 99), part=st.integers(1, 40), reach=st.integers(0, 9), share=st.sampled_from([0.05, 0.5, 0.99])
+)
+@settings(max_examples=60, deadline=None)
+def test_the_parts_that_are_filled_one_by_one_leave_no_trace(seed: int, part: int, reach: int, share: float) -> None:
+    random = np.random.default_rng(seed)
+    shape = tuple(random.integers(1, 60, 2))
+    coarse = random.random((8, 8)).repeat(8, 0).repeat(8, 1)[: shape[0], : shape[1]]
+    chip = Chip(random.random((2, *shape)).astype(np.float32), coarse >= share)
+    whole = fill_invalid(chip, reach)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fill, "_PART", part)
+        found = fill_invalid(chip, reach)
+    np.testing.assert_array_equal(found.pixels, whole.pixels)
