@@ -23,7 +23,7 @@ from asd_cli.methods.base import DescriptorDetector, Detector
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.registry import method_class
 from asd_cli.model_file import model_header
-from asd_cli.nn.devices import resolve_device
+from asd_cli.nn.devices import keep_freed_memory, resolve_device
 from asd_cli.options import TrainOptions
 from asd_cli.staging import check_target
 from asd_cli.workflows.batches import PieceBatches
@@ -132,6 +132,7 @@ def _check_targets(options: TrainOptions) -> Path:
 def _prepare(options: TrainOptions, plan: TrainingPlan) -> _Job:
     """Open and survey the tiles; a detector with first weights and its scaling."""
     device = resolve_device(options.device)
+    keep_freed_memory()
     tiles = open_tiles(options.tiles)
     detector = _untrained(options, plan, tiles.band_count)
     crop = options.crop or plan.recipe.crop

@@ -102,7 +102,7 @@ class TrainingLoop:
         self._device, self._checkpoint, self._log, self._report = device, checkpoint, log, report
         self._module = objective.module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = torch.optim.Adam(
-            self._module.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+            self._module.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
         )
         self._devices = Devices(device)
 
