@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,16 +119,21 @@ def alone(call: Job) -> Callable[[], Job]:
     return make
 
 
+def products_alone(folded: FoldedEncoder, tensor: Tensor) -> Job:
+    """Each thread with buffers of its own."""
+    return alone(partial(Products(folded), tensor))()
+
+
 def engines(made: AsdMethod, block: NDArray[np.float32], *, compiled: bool) -> dict[str, Callable[[], Job]]:
     """What maps one block, by name; each is run on all threads at once."""
     folded = made.folded()
     last: Any = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     tensor = torch.from_numpy(block).contiguous(memory_format=torch.channels_last)
-    session = OnnxEngine(folded.session(SIDE, distances=True))
+    session = OnnxEngine(folded.session(SIDE, distances=True), SIDE)
     found: dict[str, Callable[[], Job]] = {
         "torch, unfolded": alone(lambda: made.distances(tensor)),
         "torch, folded": alone(lambda: last.distances(tensor)),
-        "BLAS products": lambda: alone(lambda run=Products(last): run(tensor))(),
+        "BLAS products": partial(products_alone, last, tensor),
         "ONNX Runtime (used)": lambda: lambda: session(block),
     }
     if compiled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,50 +15,109 @@ if TYPE_CHECKING:
     import onnxruntime
 
 Blocks = NDArray[np.float32]
+Function = Callable[[Tensor], Tensor]
+_GPU_SIDE, _GPU_BATCH, _GPU_CALLERS = 512, 4, 3
+_CPU_SIDE = 128  # the fastest of 64 to 512, see benchmarks/encoder.py: what lies between the layers stays in the cache
 
 
 class Engine(Protocol):
     """Maps blocks: (batch, C, side + 2 halo, side + 2 halo) raw float32 -> (batch, K, side, side) float32.
 
-    batch: the number of blocks of every call. concurrent: whether several threads may call it at once, each of them
-    computing alone.
+    side: of a block in pixels, as the engine was built for. batch: blocks of every call. callers: threads that may call
+    it at once: 1 is the thread that made it, None as many as there are processors.
     """
 
-    batch: int
-    concurrent: bool
+    @property
+    def side(self) -> int:
+        """See the class."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """See the class."""
+        ...
+
+    @property
+    def callers(self) -> int | None:
+        """See the class."""
+        ...
 
     def __call__(self, blocks: Blocks) -> Blocks:
         """See the class."""
         ...
 
 
+def block_side(device: torch.device) -> int:
+    """Side in pixels of the blocks that suit a device; a divisor of every write window."""
+    return _CPU_SIDE if device.type == "cpu" else _GPU_SIDE
+
+
+def torch_engine(function: Function, device: torch.device, side: int) -> Engine:
+    """The engine that runs a torch function, (B, C, h, w) -> (B, side, side) or (B, K, side, side), on a device."""
+    return CudaEngine(function, device, side) if device.type == "cuda" else TorchEngine(function, device, side)
+
+
 class TorchEngine:
-    """Runs a torch function, (B, C, h, w) -> (B, side, side) or (B, K, side, side), on a device."""
+    """Runs a torch function, which spreads every call over the processors itself."""
 
-    concurrent = False  # torch spreads one call over the threads
+    callers = 1
 
-    def __init__(self, function: Callable[[Tensor], Tensor], device: torch.device) -> None:
-        self._function, self._device = function, device
-        self.batch = 1 if device.type == "cpu" else 16  # one block fills a CPU's cache; many keep a GPU busy
+    def __init__(self, function: Function, device: torch.device, side: int) -> None:
+        self._function, self._device, self.side = function, device, side
+        self.batch = 1 if device.type == "cpu" else _GPU_BATCH
 
     @torch.inference_mode()
     def __call__(self, blocks: Blocks) -> Blocks:
         """See `Engine`."""
         tensor = torch.from_numpy(blocks).to(self._device, memory_format=torch.channels_last)
-        result: Blocks = self._function(tensor).float().cpu().numpy()
-        return result if result.ndim == 4 else result[:, None]
+        return _with_channels(self._function(tensor).float().cpu().numpy())
+
+
+class CudaEngine:
+    """Runs a torch function on a CUDA device; each calling thread has a stream and pinned memory of its own.
+
+    So while one thread computes, others move their blocks to and from the device.
+    """
+
+    batch = _GPU_BATCH
+    callers = _GPU_CALLERS
+
+    def __init__(self, function: Function, device: torch.device, side: int) -> None:
+        self._function, self._device, self.side = function, device, side
+        self._own = threading.local()
+
+    @torch.inference_mode()
+    def __call__(self, blocks: Blocks) -> Blocks:
+        """See `Engine`."""
+        own = self._own
+        if not hasattr(own, "stream"):
+            own.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            own.given = torch.empty(blocks.shape, pin_memory=True)
+        with torch.cuda.stream(own.stream):
+            own.given.copy_(torch.from_numpy(blocks))
+            tensor = own.given.to(self._device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            result = self._function(tensor).float()
+            if not hasattr(own, "taken"):
+                own.taken = torch.empty(result.shape, pin_memory=True)
+            own.taken.copy_(result, non_blocking=True)
+        own.stream.synchronize()
+        return _with_channels(own.taken.numpy().copy())
 
 
 class OnnxEngine:
     """Runs an ONNX Runtime session, one block at a time on the calling thread."""
 
     batch = 1
-    concurrent = True
+    callers = None
 
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
-        self._session = session
+    def __init__(self, session: onnxruntime.InferenceSession, side: int) -> None:
+        self._session, self.side = session, side
 
     def __call__(self, blocks: Blocks) -> Blocks:
         """See `Engine`."""
         result: Blocks = self._session.run(None, {"x": blocks})[0]
         return result
+
+
+def _with_channels(result: Blocks) -> Blocks:
+    return result if result.ndim == 4 else result[:, None]

@@ -47,6 +47,15 @@ class PatchNetwork(nn.Module):
 
         Without padding: the patch of output 0 starts at input pixel 0, and `stride` (a power of two) divides the work.
         """
+        x, stride, dilation = self.pooled(x, stride=stride)
+        if x.device.type == "cpu":
+            return hidden_layer(x, self.conv3, self.conv4, stride=stride, dilation=dilation)
+        x = F.conv2d(x, self.conv3.weight, self.conv3.bias, stride=stride, dilation=dilation)
+        out: Tensor = self.conv4(F.relu_(x))
+        return out
+
+    def pooled(self, x: Tensor, *, stride: int = 1) -> tuple[Tensor, int, int]:
+        """What the third convolution gets, (B, 16, h, w), and with which stride and dilation."""
         dilation = 1
         for conv in (self.conv1, self.conv2):
             x = F.relu_(F.conv2d(x, conv.weight, conv.bias, dilation=dilation))
@@ -56,11 +65,7 @@ class PatchNetwork(nn.Module):
             else:
                 x = F.max_pool2d(x, 2, stride=1, dilation=dilation)
                 dilation *= 2
-        if x.device.type == "cpu":
-            return hidden_layer(x, self.conv3, self.conv4, stride=stride, dilation=dilation)
-        x = F.conv2d(x, self.conv3.weight, self.conv3.bias, stride=stride, dilation=dilation)
-        out: Tensor = self.conv4(F.relu_(x))
-        return out
+        return x, stride, dilation
 
 
 class DensePyramid(nn.Module):
@@ -101,14 +106,9 @@ class DensePyramid(nn.Module):
         height, width = x.shape[-2] - 2 * self.halo, x.shape[-1] - 2 * self.halo
         cut = Cut.of(branch, exponent, (height, width), self.halo)
         if exponent < 0:
-            x = x[..., :: cut.factor, :: cut.factor]  # the halo is a whole number of coarse pixels
-        x = x[..., cut.start : cut.start + cut.height, cut.start : cut.start + cut.width]
-        if exponent < 0:
-            out = F.interpolate(branch(x), scale_factor=cut.factor, mode="nearest")
+            out = F.interpolate(branch(cut.image(x, exponent)), scale_factor=cut.factor, mode="nearest")
         else:
-            if cut.factor > 1:
-                x = F.interpolate(x, scale_factor=cut.factor, mode="nearest")
-            out = branch(x[..., cut.skip :, cut.skip :], stride=cut.factor)
+            out = branch(cut.image(x, exponent), stride=cut.factor)
         return out[..., :height, :width]
 
 
@@ -132,6 +132,15 @@ class Cut(NamedTuple):
             return cls(factor, halo // factor - branch.before, rows + around, cols + around, 0)
         left, right = math.ceil(branch.before / factor), branch.after // factor
         return cls(factor, halo - left, height + left + right, width + left + right, left * factor - branch.before)
+
+    def image(self, x: Tensor, exponent: int) -> Tensor:
+        """The part of an image with halo, reduced or enlarged by nearest neighbour."""
+        if exponent < 0:
+            x = x[..., :: self.factor, :: self.factor]  # the halo is a whole number of coarse pixels
+        x = x[..., self.start : self.start + self.height, self.start : self.start + self.width]
+        if exponent > 0:
+            x = F.interpolate(x, scale_factor=self.factor, mode="nearest")[..., self.skip :, self.skip :]
+        return x
 
 
 def scale_exponent(scale: float) -> int:

@@ -17,12 +17,14 @@ from asd_cli.density.moments import Moments
 from asd_cli.errors import TrainingError
 from asd_cli.methods.base import DescriptorDetector
 from asd_cli.raster.windows import Window
-from asd_cli.workflows.mapping import BLOCK, BlockMapper
+from asd_cli.workflows.mapping import BlockMapper
 
 _log = logging.getLogger(__name__)
 _PIXELS_PER_VALUE = 50  # fewer pixels than this for each entry of the covariance and the fit is shaky
 _CONTAMINATED = 4.0  # mean squared distance of a tile under the others, in units of what normal pixels have
 _THIN = 1e-10  # variance of a direction, relative to the widest, that is rounding of float32 descriptors
+PIECE_BLOCK = 128
+"""Side in pixels of the blocks that pieces of tiles are computed in, on every device: pieces are small."""
 Advance = Callable[[int], None]
 
 
@@ -42,7 +44,7 @@ def map_window(
 ) -> tuple[PieceData, NDArray[np.float32]]:
     """Data and map (channels, h, w) of one window of an open tile; the map is NaN where the tile is invalid."""
     halo = mapper.halo
-    data = read_piece(tiles, tile, window, halo, block=BLOCK)
+    data = read_piece(tiles, tile, window, halo, block=mapper.block)
     values = mapper(data.chip)[:, : window.height, : window.width]
     values[:, ~data.chip.valid[halo : halo + window.height, halo : halo + window.width]] = np.nan
     return data, values
@@ -56,7 +58,7 @@ def tile_moments(
     advance: Advance,
 ) -> dict[int, Moments]:
     """Moments of the descriptors of normal pixels, tile by tile; one pass."""
-    engine = detector.descriptor_engine(device, BLOCK)
+    engine = detector.descriptor_engine(device, PIECE_BLOCK)
     found: dict[int, Moments] = {}
     with BlockMapper(engine, detector.halo, channels=detector.length) as mapper:
         for piece, data, values in mapped_pieces(mapper, tiles, pieces, advance):

@@ -20,9 +20,6 @@ from asd_cli.raster.scene import Chip
 from asd_cli.raster.windows import Window
 from asd_cli.workflows.stages import StageClock
 
-BLOCK = 128
-"""Pixels a side of the blocks that are computed at once: the fastest on CPUs among 64 to 512, and a divisor of every
-write window."""
 _COMPUTED_AHEAD = 1  # windows that wait for their blocks while those of the next are already handed out
 Map = NDArray[np.float32]
 Corner = tuple[int, int]
@@ -41,9 +38,13 @@ class Mapper(Protocol):
         """Bands of the map."""
         ...
 
+    @property
+    def block(self) -> int:
+        """Pixels that the sides of a chip, less its halo, are multiples of."""
+        ...
+
     def submit(self, chip: Chip) -> Callable[[], Map]:
-        """Chip of (C, H + 2 halo, W + 2 halo), H and W multiples of `BLOCK` -> what waits for and returns its
-        (channels, H, W)."""
+        """Chip of (C, H + 2 halo, W + 2 halo) -> what waits for and returns its (channels, H, W)."""
         ...
 
 
@@ -53,10 +54,10 @@ class BlockMapper:
     Leaving its context ends its threads.
 
     Args:
-        engine: maps blocks of `BLOCK` px.
+        engine: maps the blocks.
         halo: pixels of context on each side.
         channels: bands of the map.
-        threads: blocks computed at the same time, where the engine can; None: one for each processor.
+        threads: that compute on the processors, where the engine leaves it open; None: one for each.
         clock: is told the stage "compute".
     """
 
@@ -69,10 +70,11 @@ class BlockMapper:
         threads: int | None = None,
         clock: StageClock | None = None,
     ) -> None:
-        self.halo, self.channels = halo, channels
+        self.halo, self.channels, self.block = halo, channels, engine.side
         self._engine = engine
         self._clock = clock or StageClock()
-        self._pool = ThreadPoolExecutor(threads or cpu_count(), "asd-compute") if engine.concurrent else None
+        callers = engine.callers or threads or cpu_count()
+        self._pool = None if engine.callers == 1 else ThreadPoolExecutor(callers, "asd-compute")
         self._buffers = threading.local()
 
     def __enter__(self) -> BlockMapper:
@@ -90,10 +92,11 @@ class BlockMapper:
         """See `Mapper`."""
         height, width = (n - 2 * self.halo for n in chip.valid.shape)
         out = np.empty((self.channels, height, width), np.float32)
-        corners = [(r, c) for r in range(0, height, BLOCK) for c in range(0, width, BLOCK)]
-        needed = [(r, c) for r, c in corners if chip.valid[_inner(r, self.halo), _inner(c, self.halo)].any()]
+        n, valid = self.block, chip.valid[self.halo :, self.halo :]
+        corners = [(r, c) for r in range(0, height, n) for c in range(0, width, n)]
+        needed = [(r, c) for r, c in corners if valid[r : r + n, c : c + n].any()]
         for row, col in set(corners) - set(needed):
-            out[:, row : row + BLOCK, col : col + BLOCK] = np.nan
+            out[:, row : row + n, col : col + n] = np.nan
         groups = [needed[i : i + self._engine.batch] for i in range(0, len(needed), self._engine.batch)]
         if self._pool is None:
             for group in groups:
@@ -103,7 +106,7 @@ class BlockMapper:
 
     def _compute(self, chip: Chip, corners: Sequence[Corner], out: Map) -> None:
         with self._clock.busy("compute"):
-            side = BLOCK + 2 * self.halo
+            n, side = self.block, self.block + 2 * self.halo
             shape = (self._engine.batch, len(chip.pixels), side, side)
             blocks = getattr(self._buffers, "blocks", None)
             if blocks is None or blocks.shape != shape:
@@ -111,7 +114,7 @@ class BlockMapper:
             for block, (row, col) in zip(blocks, corners, strict=False):
                 block[:] = chip.pixels[:, row : row + side, col : col + side]
             for (row, col), values in zip(corners, self._engine(blocks), strict=False):
-                out[:, row : row + BLOCK, col : col + BLOCK] = values
+                out[:, row : row + n, col : col + n] = values
 
 
 class _Pending:
@@ -132,10 +135,6 @@ class _Pending:
         return self._out
 
 
-def _inner(start: int, halo: int) -> slice:
-    return slice(start + halo, start + halo + BLOCK)
-
-
 def map_scene(
     open_reader: Callable[[], AbstractContextManager[ChipReader]],
     mapper: Mapper,
@@ -154,7 +153,7 @@ def map_scene(
     here. `clock` is told the stage "read".
     """
     with (
-        _Readers(open_reader, mapper.halo, workers, clock or StageClock()) as readers,
+        _Readers(open_reader, mapper, workers, clock or StageClock()) as readers,
         Behind(sink) as behind,
     ):
         for window, valid, values in _computed(readers.chips(windows), mapper):
@@ -188,11 +187,12 @@ class _Readers:
     def __init__(
         self,
         open_reader: Callable[[], AbstractContextManager[ChipReader]],
-        halo: int,
+        mapper: Mapper,
         workers: int,
         clock: StageClock,
     ) -> None:
-        self._open, self._halo, self._clock = open_reader, halo, clock
+        self._open, self._clock = open_reader, clock
+        self._halo, self._block = mapper.halo, mapper.block
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, "asd-read")
         self._own = threading.local()
@@ -215,7 +215,7 @@ class _Readers:
             raise CancelledError
         try:
             with self._clock.busy("read"):
-                return read_with_halo(self._reader(), window.round_up(BLOCK), self._halo)
+                return read_with_halo(self._reader(), window.round_up(self._block), self._halo)
         except BaseException:
             self._failed = True
             raise

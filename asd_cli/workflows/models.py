@@ -17,8 +17,9 @@ from asd_cli.errors import AsdError, ModelFileError, RasterError
 from asd_cli.methods.base import DescriptorDetector, Detector
 from asd_cli.methods.registry import method_class
 from asd_cli.model_file import read_model, write_model
+from asd_cli.nn.engines import block_side
 from asd_cli.staging import StagedFiles
-from asd_cli.workflows.mapping import BLOCK, BlockMapper
+from asd_cli.workflows.mapping import BlockMapper
 from asd_cli.workflows.stages import StageClock
 
 
@@ -53,7 +54,7 @@ class Model:
         self, device: torch.device, *, threads: int | None = None, clock: StageClock | None = None
     ) -> BlockMapper:
         """What turns chips into maps of distances."""
-        engine = self.detector.distance_engine(device, BLOCK)
+        engine = self.detector.distance_engine(device, block_side(device))
         return BlockMapper(engine, self.detector.halo, threads=threads, clock=clock)
 
     def band_error(self, path: str, found: int) -> RasterError:

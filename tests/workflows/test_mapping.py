@@ -20,10 +20,11 @@ from asd_cli.raster.fill import fill_invalid, fill_margin
 from asd_cli.raster.scene import Chip
 from asd_cli.raster.windows import Window, reflected_indices, write_windows
 from asd_cli.workflows import mapping
-from asd_cli.workflows.mapping import BLOCK, BlockMapper, map_scene
+from asd_cli.workflows.mapping import BlockMapper, map_scene
 from asd_cli.workflows.models import Model, load_model
 
 Array = NDArray[np.float32]
+BLOCK = 128
 
 
 class ArrayReader:
@@ -44,7 +45,7 @@ class ArrayReader:
 class BoxMapper:
     """Sum of all pixels within the halo: as cheap as it is sensitive to every one of them."""
 
-    halo, channels = 3, 1
+    halo, channels, block = 3, 1, BLOCK
 
     def __call__(self, chip: Chip) -> Array:
         side = 2 * self.halo + 1
@@ -117,7 +118,7 @@ def test_batches_give_what_single_blocks_give(
     detector = load_model(random_model).detector
     height, width = 260, 390
     reader = ArrayReader(make_texture(3, 3, height, width), holes(4, height, width))
-    engine = TorchEngine(detector.eval().distances, torch.device("cpu"))
+    engine = TorchEngine(detector.eval().distances, torch.device("cpu"), BLOCK)
     one = collect(reader, BlockMapper(engine, detector.halo), (height, width), 512)
     engine.batch = 5  # 12 blocks: the last batch is not full
     five = collect(reader, BlockMapper(engine, detector.halo), (height, width), 512)
@@ -171,7 +172,7 @@ def test_several_channels_and_blocks_without_a_valid_pixel() -> None:
     pixels = np.random.default_rng(0).random((3, 200, 300)).astype(np.float32)
     valid = np.ones((200, 300), bool)
     valid[:, 128:] = False
-    mapper = BlockMapper(TorchEngine(function, torch.device("cpu")), 2, channels=2)
+    mapper = BlockMapper(TorchEngine(function, torch.device("cpu"), BLOCK), 2, channels=2)
     result = collect(ArrayReader(pixels, valid), mapper, (200, 300), 512)
     np.testing.assert_allclose(result[0, :, :128], pixels.sum(0)[:, :128], rtol=1e-6)
     np.testing.assert_array_equal(result[1, :, :128], pixels.max(0)[:, :128])
@@ -214,7 +215,7 @@ def test_chips_and_maps_alive_are_bounded(slow: str, workers: int) -> None:
             return Chip(chips.add(np.zeros((1, *window.shape), np.float32)), np.ones(window.shape, bool))
 
     class Mapper:
-        halo, channels = 0, 1
+        halo, channels, block = 0, 1, BLOCK
 
         def submit(self, chip: Chip) -> Callable[[], Array]:
             wait("mapper")
@@ -266,7 +267,7 @@ def test_an_error_anywhere_stops_everything(stage: str, at: int) -> None:
             return Chip(np.zeros((1, *window.shape), np.float32), np.ones(window.shape, bool))
 
     class Mapper:
-        halo, channels = 0, 1
+        halo, channels, block = 0, 1, BLOCK
 
         def submit(self, chip: Chip) -> Callable[[], Array]:
             call("mapper")

@@ -57,11 +57,14 @@ class FoldedEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, L, H, W)."""
-        x = ((x - self.low) * self.slope - 1.0).clamp(-RANGE, RANGE)
         total = self.offset
-        for part in self.pyramid.parts(x):
+        for part in self.pyramid.parts(self.normalise(x)):
             total = total + part
         return total
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Raw pixels to the network's range, clamped far outside."""
+        return ((x - self.low) * self.slope - 1.0).clamp(-RANGE, RANGE)
 
     def distances(self, x: Tensor) -> Tensor:
         """Raw pixels as for `forward` -> (B, H, W) norms."""

@@ -14,11 +14,13 @@ from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import InputError, ModelFileError
 from asd_cli.methods.asd.encoder import EncoderOutput, PyramidEncoder
 from asd_cli.methods.asd.folded import RANGE, FoldedEncoder
+from asd_cli.methods.asd.half import HalfScorer
 from asd_cli.methods.asd.objective import AsdLosses, AsdObjective
 from asd_cli.methods.asd.recipes import RECIPES
 from asd_cli.methods.base import DescriptorDetector
 from asd_cli.methods.recipe import TrainingPlan
-from asd_cli.nn.engines import Engine, OnnxEngine, TorchEngine
+from asd_cli.nn.engines import Engine, OnnxEngine, torch_engine
+from asd_cli.nn.fused import available
 from asd_cli.nn.pyramid import scale_exponent
 from asd_cli.options import LOSSES, TrainOptions
 
@@ -118,19 +120,22 @@ class AsdMethod(DescriptorDetector):
         return distance
 
     def distance_engine(self, device: torch.device, side: int) -> Engine:
-        """The folded encoder: ONNX Runtime on the CPU, torch elsewhere."""
+        """The folded encoder: ONNX Runtime on the CPU, half precision on CUDA devices, plain torch elsewhere."""
         folded = self.folded()
         if device.type == "cpu":
-            return OnnxEngine(folded.session(side, distances=True))
-        return TorchEngine(_placed(folded, device).distances, device)
+            return OnnxEngine(folded.session(side, distances=True), side)
+        placed = _placed(folded, device)
+        if device.type == "cuda":
+            return torch_engine(HalfScorer(placed, fused=available(device)), device, side)
+        return torch_engine(placed.distances, device, side)
 
     def descriptor_engine(self, device: torch.device, side: int) -> Engine:
-        """As `distance_engine`, without a Gaussian."""
+        """As `distance_engine`, without a Gaussian and in single precision."""
         length = self.length
         folded = FoldedEncoder(self.encoder, self.low, self.high, torch.zeros(length), torch.eye(length))
         if device.type == "cpu":
-            return OnnxEngine(folded.session(side, distances=False))
-        return TorchEngine(_placed(folded, device), device)
+            return OnnxEngine(folded.session(side, distances=False), side)
+        return torch_engine(_placed(folded, device), device, side)
 
     def folded(self) -> FoldedEncoder:
         """Encoder and Gaussian in one."""
