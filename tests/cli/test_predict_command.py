@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -54,6 +55,28 @@ def test_json(random_model: Path) -> None:
     assert first["anomalous_share"] == pytest.approx(first["anomalous_pixels"] / 3000)
     assert first["threshold"] == pytest.approx(0.05, rel=1e-3)
     assert len(json.loads(Path("a_anomaly.geojson").read_text())["features"]) == first["polygon_count"]
+
+
+def test_profile_says_where_the_time_went(random_model: Path) -> None:
+    result = call("a.tif", "-o", "map.tif", "-m", str(random_model), "--profile", "--threads", "2", "--workers", "2")
+    assert result.exit_code == 0
+    assert result.stdout == "map.tif\nmap.gpkg\n"
+    for stage in ("read", "compute", "score", "write", "polygons", "finish raster", "finish polygons", "in all"):
+        assert re.search(rf"^  {stage} +\d+\.\d\d s", result.stderr, re.MULTILINE), stage
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--threads", "0"], "'--threads': 0 is not in the range 1<=x<=1024"),
+        (["--workers", "65"], "'--workers': 65 is not in the range 1<=x<=64"),
+        (["--max-memory", "1"], "'--max-memory': 1 is not in the range x>=64"),
+    ],
+)
+def test_threads_and_memory_out_of_range(random_model: Path, options: list[str], text: str) -> None:
+    result = call("a.tif", "-o", "map.tif", "-m", str(random_model), *options)
+    assert result.exit_code == 2
+    assert text in result.stderr
 
 
 def test_the_model_is_looked_for_in_three_places(random_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

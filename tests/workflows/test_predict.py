@@ -102,6 +102,21 @@ def test_the_map_is_the_same_for_every_window(big_scene: Path, random_model: Pat
     np.testing.assert_allclose(maps[0][box][inner], expected[inner], rtol=1e-5, atol=5e-6)
 
 
+@pytest.mark.parametrize(
+    "options", [{"threads": 1}, {"threads": 5}, {"workers": 3}, {"max_memory": 64}, {"max_memory": 4000, "workers": 2}]
+)
+def test_the_map_does_not_depend_on_threads_or_memory(
+    big_scene: Path, random_model: Path, tmp_path: Path, options: dict[str, int]
+) -> None:
+    run(big_scene, tmp_path / "a.tif", random_model)
+    report = run(big_scene, tmp_path / "b.tif", random_model, **options)
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+    assert (tmp_path / "a.gpkg").read_bytes() == (tmp_path / "b.gpkg").read_bytes()
+    expected = {"read", "compute", "score", "write", "polygons", "finish raster", "finish polygons"}
+    assert set(report.stages) == expected
+    assert all(seconds >= 0 for seconds in report.stages.values())
+
+
 def test_a_trained_model_end_to_end(tiny_model: Path, make_scene: Make, make_texture: Texture, tmp_path: Path) -> None:
     values = make_texture(21, 3, 150, 171)
     values[:, 60:80, 90:110] = 30 + 0.1 * values[:, 60:80, 90:110]  # a lake
