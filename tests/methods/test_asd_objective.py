@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from asd_cli.methods.asd import objective as objectives
 from asd_cli.methods.asd.method import AsdMethod
 from asd_cli.methods.asd.objective import AsdLosses, AsdObjective
 from asd_cli.methods.base import TrainingBatch
@@ -62,7 +63,9 @@ def naive(module: AsdMethod, batches: list[TrainingBatch]) -> tuple[torch.Tensor
     return center, float(torch.stack([(part - center).norm(dim=1).max() for part in found]).mean())
 
 
-def test_centre_and_radius_follow_the_schedule() -> None:
+@pytest.mark.parametrize("kept", [1 << 24, 700, 1])
+def test_centre_and_radius_follow_the_schedule(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objectives, "_KEPT_VALUES", kept)  # all, one or none of the batches' descriptors
     goal = objective()
     training, held_out = [batch(1, count=2), batch(2)], [batch(3)]
     center, radius = naive(goal.module, training)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -15,6 +16,7 @@ from asd_cli.methods.base import TrainingBatch
 if TYPE_CHECKING:
     from asd_cli.methods.asd.method import AsdMethod
 
+_KEPT_VALUES = 1 << 24  # 64 MiB of descriptors
 _LEAST_RADIUS = 1e-12  # descriptors that are all alike have none
 
 
@@ -84,9 +86,10 @@ class AsdObjective:
         method.eval()
         with torch.inference_mode():
             if epochs_done >= self._warmup:
-                method.center.copy_(self._mean_descriptor(training))
-            if epochs_done > self._warmup:
-                method.radius.copy_(self._mean_of_largest(training))
+                described = _Described(self._descriptors, training)
+                method.center.copy_(self._mean_descriptor(described))
+                if epochs_done > self._warmup:
+                    method.radius.copy_(self._mean_of_largest(described))
             held = self._mean_distance(held_out) / max(float(method.radius), _LEAST_RADIUS)
         method.train()
         return {"radius": float(method.radius), "held_out": held}
@@ -94,21 +97,21 @@ class AsdObjective:
     def _descriptors(self, batch: TrainingBatch) -> Tensor:
         return self.module.descriptors(batch.image).float()
 
-    def _mean_descriptor(self, batches: Iterable[TrainingBatch]) -> Tensor:
+    def _mean_descriptor(self, described: _Described) -> Tensor:
         total, count = torch.zeros(self.module.length, dtype=torch.float64), 0
-        for batch in batches:
-            picked = self._descriptors(batch).movedim(1, -1)[batch.mask]
+        for descriptors, mask in described:
+            picked = descriptors.movedim(1, -1)[mask]
             total += picked.sum(dim=0).cpu().double()  # not every device knows float64
             count += picked.shape[0]
         return (total / max(count, 1)).float()
 
-    def _largest(self, batch: TrainingBatch) -> list[float]:
-        squares = squared_distance(self._descriptors(batch), self.module.center)
-        largest = torch.where(batch.mask, squares, squares.new_zeros(())).flatten(1).amax(dim=1)
+    def _largest(self, descriptors: Tensor, mask: Tensor) -> list[float]:
+        squares = squared_distance(descriptors, self.module.center)
+        largest = torch.where(mask, squares, squares.new_zeros(())).flatten(1).amax(dim=1)
         return [float(v) for v in largest.sqrt()]
 
-    def _mean_of_largest(self, batches: Iterable[TrainingBatch]) -> Tensor:
-        largest = [value for batch in batches for value in self._largest(batch)]
+    def _mean_of_largest(self, described: _Described) -> Tensor:
+        largest = [value for descriptors, mask in described for value in self._largest(descriptors, mask)]
         return torch.tensor(sum(largest) / max(len(largest), 1))
 
     def _mean_distance(self, batches: Iterable[TrainingBatch]) -> float:
@@ -118,3 +121,23 @@ class AsdObjective:
             total += float(distance.sum())
             count += distance.numel()
         return total / max(count, 1)
+
+
+class _Described:
+    """Descriptors and masks of batches, to be gone through twice: the first of them, up to a limit, are remembered."""
+
+    def __init__(self, describe: Callable[[TrainingBatch], Tensor], batches: Iterable[TrainingBatch]) -> None:
+        self._describe, self._batches = describe, batches
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._room = _KEPT_VALUES
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from self._kept
+        if self._kept and self._room > 0:  # the first time through, all found room
+            return
+        for batch in islice(self._batches, len(self._kept), None):
+            described = self._describe(batch), batch.mask
+            self._room -= described[0].numel()
+            if self._room > 0:
+                self._kept.append(described)
+            yield described
