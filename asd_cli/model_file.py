@@ -148,6 +148,7 @@ def _odd_values(header: Mapping[str, Any]) -> list[str]:
         "bands.indexes": isinstance(indexes, list) and len(indexes) == count and all(map(_is_integer, indexes)),
         "bands.names": _are_texts(names) and len(names) == count,
         "bands.of": bands.get("of") is None or _is_integer(bands["of"]),
+        "bands.alpha": isinstance(bands.get("alpha", []), list) and all(map(_is_integer, bands.get("alpha", []))),
         "normal": _are_texts(header["normal"]),
         "pixel_size_m": size is None or (isinstance(size, (int, float)) and 0 < size < math.inf),
         "training": isinstance(header.get("training", {}), dict),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from asd_cli.errors import OutputError
+from asd_cli.errors import InputError, OutputError
 
 _NAME_START = 40  # characters of the target's name in the temporary one, which must not grow too long by its additions
 _SIDE_FILES = (".aux.xml", ".ovr", ".msk", "-wal", "-shm", "-journal")
@@ -32,6 +33,26 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         raise _unwritable(target, error) from error
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{target}: the folder {folder} cannot be written to")
+
+
+def check_not_read(targets: Iterable[Path], files: Iterable[str | Path]) -> None:
+    """Refuse targets that are among `files`, which the run reads; names that are no files are passed over.
+
+    Raises:
+        InputError: one is, under whatever name.
+    """
+    read = {identity for name in files if (identity := _identity(name)) is not None}
+    for target in targets:
+        if _identity(target) in read:
+            raise InputError(f"{target}: is among the files that are read; choose another output name")
+
+
+def _identity(name: str | Path) -> tuple[int, int] | None:
+    try:
+        status = Path(name).stat()
+    except (OSError, ValueError):  # no file, or a name of GDAL's own
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _unwritable(target: Path, error: OSError) -> OutputError:

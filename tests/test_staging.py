@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from asd_cli.errors import OutputError
-from asd_cli.staging import StagedFiles, check_target
+from asd_cli.errors import InputError, OutputError
+from asd_cli.staging import StagedFiles, check_not_read, check_target
 
 NAMES = [
     "plain.tif",
@@ -147,3 +147,13 @@ def test_a_folder_that_vanishes_hides_no_error(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         write_both(folder, meanwhile=vanish)
+
+
+def test_what_is_read_is_never_a_target(tmp_path: Path) -> None:
+    read = tmp_path / "read.tif"
+    read.write_bytes(b"1")
+    (tmp_path / "link.tif").symlink_to(read)
+    check_not_read([tmp_path / "new.tif"], [read, "/vsimem/x", "a\0b"])
+    for target in (read, tmp_path / "link.tif"):
+        with pytest.raises(InputError, match="is among the files that are read; choose another output name"):
+            check_not_read([target], [str(read)])

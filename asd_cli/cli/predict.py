@@ -11,6 +11,7 @@ import click
 
 from asd_cli.cli.shared import (
     NAME,
+    FloatRange,
     advance,
     default,
     device_option,
@@ -48,7 +49,7 @@ Examples:
 )
 @click.option(
     "--false-alarm-rate",
-    type=click.FloatRange(0, 0.5, min_open=True),
+    type=FloatRange(0, 0.5, min_open=True),
     default=default(PredictOptions, "false_alarm_rate"),
     help="Polygons hold pixels that at most this share of normal pixels would exceed. "
     "[default: the model's, 0.001 unless trained otherwise]",
@@ -69,13 +70,13 @@ Examples:
 @click.option("--no-polygons", "write_polygons", flag_value=False, default=True, help="Write the raster only.")
 @click.option(
     "--min-area",
-    type=click.FloatRange(0),
+    type=FloatRange(0),
     default=default(PredictOptions, "min_area"),
     help="Smallest polygon in square metres (pixels where the scene has no CRS).",
 )
 @click.option(
     "--simplify",
-    type=click.FloatRange(0),
+    type=FloatRange(0),
     default=default(PredictOptions, "simplify"),
     help="Simplify outlines within this distance, in units of the CRS.",
 )
@@ -125,6 +126,7 @@ def predict(as_json: bool, show_profile: bool, model: Path | None, connectivity:
     options = PredictOptions(
         model=find_model(model), connectivity=4 if connectivity == "4" else 8, command=_command(sys.argv), **given
     )
+    reports: list[PredictReport] = []
     with progress_bar("predict", "px", scale=True) as bar:
 
         def show(report: PredictReport) -> None:
@@ -134,10 +136,13 @@ def predict(as_json: bool, show_profile: bool, model: Path | None, connectivity:
                 click.echo(report.profile(), err=True)
             for path in report.paths() * (not as_json):
                 click.echo(path)
+            reports.append(report)
 
-        reports = run(options, progress=lambda *state: advance(bar, *state), finished=show)
-    if as_json:
-        echo_json([r.as_json() for r in reports])
+        try:
+            run(options, progress=lambda *state: advance(bar, *state), finished=show)
+        finally:  # what was written before an error, too
+            if as_json:
+                echo_json([report.as_json() for report in reports])
 
 
 def _command(words: list[str]) -> str:

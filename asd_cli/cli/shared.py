@@ -32,6 +32,17 @@ def default(options: type[Any], name: str) -> Any:
     raise KeyError(f"{options.__name__} has no option {name}")
 
 
+class FloatRange(click.FloatRange):
+    """A range of numbers; NaN, which compares with nothing, lies outside all of them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text -> number."""
+        number = super().convert(value, param, ctx)
+        if isinstance(number, float) and math.isnan(number):
+            self.fail(f"{value} is not a number", param, ctx)
+        return number
+
+
 class Numbers(click.ParamType[Any] if TYPE_CHECKING else click.ParamType):  # type: ignore[misc]
     """Numbers separated by commas, such as ``4,3,2``."""
 
@@ -68,13 +79,13 @@ def calibration_options(options: type[Any], *, holdout: str) -> Callable[[F], F]
     def decorate(command: F) -> F:
         command = click.option(
             "--false-alarm-rate",
-            type=click.FloatRange(0, 0.5, min_open=True),
+            type=FloatRange(0, 0.5, min_open=True),
             default=rate,
             help=f"Share of normal pixels above score 0.5.{told}",
         )(command)
-        return click.option(
-            "--holdout", type=click.FloatRange(0.01, 0.9), default=default(options, "holdout"), help=holdout
-        )(command)
+        return click.option("--holdout", type=FloatRange(0.01, 0.9), default=default(options, "holdout"), help=holdout)(
+            command
+        )
 
     return decorate
 

@@ -130,18 +130,22 @@ class TileSet:
         if not self.sources:
             raise RasterError("no tiles; give a folder of rasters")
         grids: list[Grid] = []
+        files = [source.label.path for source in self.sources if source.label is not None]
         for source in self.sources:
             with Scene.open(source.path, bands=self._bands, nodata=self._nodata) as scene:
                 if not grids:
                     self.band_count, self.band_names, self.dtype = scene.band_count, scene.band_names, scene.dtype
-                    self.band_indexes = tuple(scene.bands)
+                    self.band_indexes, self.file_bands = tuple(scene.bands), scene.file_bands
+                    self.tagged_alpha = scene.tagged_alpha
                 elif scene.band_count != self.band_count:
                     raise RasterError(
                         f"{source.path} has {scene.band_count} bands, but {self.sources[0].path} has "
                         f"{self.band_count}; choose common ones with --bands, or give tiles of one kind ('*S2.tif')"
                     )
                 grids.append(scene.grid)
+                files += scene.files
         self.grids: tuple[Grid, ...] = tuple(grids)
+        self.files = frozenset(files)  # all that is read, labels and the sources of a VRT too
 
     def __len__(self) -> int:
         return len(self.sources)

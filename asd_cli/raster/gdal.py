@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -59,6 +60,7 @@ class _SharedCache:
             if self._sessions == 0:
                 self._before = get_gdal_config("GDAL_CACHEMAX")
                 set_gdal_config("GDAL_CACHEMAX", size)
+                set_gdal_config("CPL_LOG", os.devnull)  # where GDAL's own threads would else write to standard error
             self._sessions += 1
         try:
             yield

@@ -72,7 +72,7 @@ class Grid:
     def pixel_area_m2(self) -> float | None:
         """Area of a pixel in square metres: on the map plane if projected, at the scene centre if geographic.
 
-        None without a CRS, without a transform, or if the CRS has no usable unit.
+        None without a CRS, without a transform or with one that has no area, or if the CRS has no usable unit.
         """
         if self.crs is None or self.transform.is_identity:
             return None
@@ -83,7 +83,8 @@ class Grid:
                 square = float(self.crs.linear_units_factor[1]) ** 2
         except (CRSError, ValueError, TypeError):
             return None
-        return None if square is None else float(abs(self.transform.determinant) * square)
+        area = 0.0 if square is None else float(abs(self.transform.determinant) * square)
+        return area if area > 0 else None
 
     def _square_unit_at_centre(self) -> float | None:
         """Square metres of one squared angular unit at the centre's latitude, on the WGS 84 ellipsoid.

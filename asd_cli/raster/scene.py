@@ -47,6 +47,8 @@ class Scene:
         self.grid = Grid.from_dataset(dataset)
         self.bands = bands
         self.band_count = len(bands)
+        self.file_bands = int(dataset.count)  # those not chosen and alpha, too
+        self.tagged_alpha = _alpha_bands(dataset)  # chosen as data or not
         self.band_names = tuple(dataset.descriptions[b - 1] or f"band {b}" for b in bands)
         dtypes = [np.dtype(dataset.dtypes[b - 1]) for b in bands]
         self.dtype = max(dtypes, key=lambda dtype: (dtype.kind == "f", dtype.itemsize)).name

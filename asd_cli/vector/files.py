@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -29,6 +30,12 @@ _FAILURES = (
     pyogrio.errors.FeatureError,
     pyogrio.errors.FieldError,
     pyogrio.errors.GeometryError,
+    sqlite3.Error,
+)
+_GPKG_CHECKS = (
+    "PRAGMA quick_check",
+    f"SELECT count(*) FROM {LAYER}",
+    f"SELECT count(*) FROM rtree_{LAYER}_geom",  # the spatial index, which comes last
 )
 _log = logging.getLogger(__name__)
 
@@ -80,6 +87,7 @@ def write_polygons(
         for part in parts:
             count += len(part)
             _write_with_gdal(part, path, _DRIVERS[suffix], append=True)
+        _check_written(path, suffix, count)
     except _FAILURES as error:
         reason = " ".join(str(error).split()).replace(str(path), str(name))
         raise OutputError(
@@ -87,6 +95,25 @@ def write_polygons(
         ) from error
 
     return count
+
+
+def _check_written(path: Path, suffix: str, count: int) -> None:
+    """GDAL may close a file on a full disk without an error: see that all is there.
+
+    Raises:
+        OSError: it is not.
+    """
+    if suffix == ".gpkg":
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            found = [database.execute(query).fetchone()[0] for query in _GPKG_CHECKS]
+        intact = found == ["ok", count, count]
+    elif suffix == ".geojson":
+        info = pyogrio.read_info(BytesIO(path.read_bytes()), force_feature_count=True)
+        intact = info["features"] == count
+    else:  # their writers raise
+        intact = True
+    if not intact:
+        raise OSError("what was written reads back incomplete")
 
 
 def _write_with_gdal(frame: gpd.GeoDataFrame, path: Path, driver: str, *, append: bool = False) -> None:

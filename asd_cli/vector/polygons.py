@@ -8,6 +8,7 @@ attributes (`attributes`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import geopandas as gpd
@@ -69,6 +70,7 @@ class PolygonStream:
             themselves.
         lower_is_anomalous: for false-alarm rates. `score_max` is then the most anomalous, thus the lowest
             score, and `score_p95` the 5th percentile.
+        folder: where finished polygons are kept in an unnamed file; None takes the system's temporary folder.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class PolygonStream:
         min_area: float = 0.0,
         simplify: float = 0.0,
         lower_is_anomalous: bool = False,
+        folder: Path | None = None,
     ) -> None:
         if connectivity not in (4, 8):
             raise ValueError(f"connectivity is 4 or 8, not {connectivity}")
@@ -104,7 +107,7 @@ class PolygonStream:
         self._row = 0  # of the row of windows that is being filled
         self._windows: WindowRow | None = None
         self._last = np.zeros(grid.width, np.bool_)  # the last row of pixels that was looked at
-        self._spool = PolygonSpool()
+        self._spool = PolygonSpool(folder)
 
     def add(self, window: Window, anomalous: NDArray[np.bool_], score: NDArray[np.float32]) -> None:
         """Take the next window.

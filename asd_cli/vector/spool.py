@@ -5,12 +5,16 @@ from __future__ import annotations
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+
+from asd_cli.errors import OutputError
 
 Column = NDArray[Any]
 Geometries = NDArray[np.object_]
@@ -20,10 +24,18 @@ class PolygonSpool:
     """Polygons with their columns, added in any order and read back in batches sorted by `first`.
 
     Shapes lie in an unnamed temporary file (WKB), about a hundred bytes of numbers a polygon in memory.
+
+    Args:
+        folder: where the file is made; None takes the system's folder for temporary files.
+
+    Raises:
+        OutputError: the folder cannot be written to or is full; `add` and `batches` raise it, too.
     """
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="asd_polygons_")  # noqa: SIM115 - closed by `close`, or with the spool
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        with self._guard():
+            self._file = tempfile.TemporaryFile(prefix=".asd_polygons_", dir=folder)  # noqa: SIM115 - see `close`
         self.close = weakref.finalize(self, self._file.close)
         self._end = 0
         self._parts: list[dict[str, Column]] = []
@@ -33,8 +45,10 @@ class PolygonSpool:
         texts = shapely.to_wkb(shapes)
         sizes = np.array([len(text) for text in texts], np.int64)
         starts = self._end + np.cumsum(sizes) - sizes
-        self._file.seek(self._end)
-        self._file.write(b"".join(texts))
+        with self._guard():
+            self._file.seek(self._end)
+            self._file.write(b"".join(texts))
+            self._file.flush()
         self._end += int(sizes.sum())
         self._parts.append({"_first": first, "_start": starts, "_size": sizes, **columns})
 
@@ -52,11 +66,23 @@ class PolygonSpool:
 
     def _read(self, starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Geometries:
         texts = np.empty(len(starts), np.object_)
-        for place, (start, size) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True)):
-            self._file.seek(start)
-            texts[place] = self._file.read(size)
+        with self._guard():
+            for place, (start, size) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True)):
+                self._file.seek(start)
+                texts[place] = self._file.read(size)
         shapes: Geometries = shapely.from_wkb(texts)
         return shapes
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            place = self._folder or tempfile.gettempdir()
+            raise OutputError(
+                f"{place}: finished polygons cannot be kept there until the end ({error.strerror}); "
+                "free some space, or write no polygons (--no-polygons)"
+            ) from error
 
     def __enter__(self) -> PolygonSpool:
         return self

@@ -23,7 +23,7 @@ from asd_cli.options import SCORES, EvaluateOptions, TileOptions
 from asd_cli.raster.gdal import gdal_session, open_raster
 from asd_cli.raster.scene import Scene
 from asd_cli.raster.windows import Window, write_windows
-from asd_cli.staging import StagedFiles, check_target
+from asd_cli.staging import StagedFiles, check_not_read, check_target
 from asd_cli.vector.labels import IGNORED
 from asd_cli.workflows.figures import ClassIndex, Direction, EvaluateReport, Figures
 from asd_cli.workflows.fitting import map_window
@@ -66,6 +66,7 @@ def evaluate(
     _check_targets(options)
     case = _from_rasters(options.tiles) if options.model is None else _from_model(load_model(options.model), options)
     tiles = case.tiles
+    check_not_read([options.csv] if options.csv is not None else [], [*tiles.files, options.model or ""])
     index = _class_index(tiles)
     pooled = ScoreCollector(options.exact_limit)
     rows = []
@@ -130,10 +131,10 @@ def _from_model(model: Model, options: EvaluateOptions) -> _Case:
         raise LabelError(f"{sources[0].path}: has no labels to compare with; give them with --labels")
     normal = given.normal or _default_normal(classes, trained)
     tiles = _tile_set(given, sources, classes, normal)
+    if given.bands is None and (chosen := model.bands_of(tiles)):
+        tiles = _tile_set(given, sources, classes, normal, bands=chosen)
     if tiles.band_count != model.detector.bands:
-        if given.bands is not None or tiles.band_count != model.header["bands"].get("of"):
-            raise model.band_error(tiles.sources[0].path, tiles.band_count)
-        tiles = _tile_set(given, sources, classes, normal, bands=model.band_indexes)
+        raise model.band_error(tiles.sources[0].path, tiles.band_count)
     mapper = model.mapper(resolve_device(options.device))
 
     def score(tiles: TileSet, tile: LabelledTile, window: Window) -> _Scored:

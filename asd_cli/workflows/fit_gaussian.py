@@ -14,7 +14,7 @@ from asd_cli.methods.base import DescriptorDetector
 from asd_cli.model_file import model_header
 from asd_cli.nn.devices import resolve_device
 from asd_cli.options import FitGaussianOptions
-from asd_cli.staging import check_target
+from asd_cli.staging import check_not_read, check_target
 from asd_cli.workflows.calibrating import HeldOutFigures, calibrate
 from asd_cli.workflows.fitting import fit_normal, merged, suspicious_tiles, tile_moments
 from asd_cli.workflows.models import Model, load_model
@@ -67,6 +67,7 @@ def fit_gaussian(
     options = _with_normal_of(model, options)
     device = resolve_device(options.device)
     tiles = open_tiles_for(model, options.tiles)
+    check_not_read([options.output], tiles.files)
     survey = survey_tiles(tiles, crop=_CROP, halo=detector.halo, holdout=options.holdout, seed=options.seed)
     advance = _Counter(progress, len(survey.training) + len(survey.held_out))
     parts = tile_moments(detector, tiles, survey.training, device, advance)
@@ -133,6 +134,8 @@ def _header(
     }
     size = model.header.get("pixel_size_m") if options.update else facts["pixel_size_m"]
     changed = {"normal": normal, "pixel_size_m": size, "refit": refit, "held_out": figures.for_header()}
+    if options.tiles.bands is not None:
+        changed["bands"] = facts["bands"]
     return model_header(**{**model.header, **changed})
 
 

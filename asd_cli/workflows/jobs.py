@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from asd_cli.errors import InputError, OutputError
 from asd_cli.options import PredictOptions
-from asd_cli.staging import check_target
+from asd_cli.staging import check_not_read, check_target
 from asd_cli.vector.files import check_polygon_suffix
 
 _RASTER_SUFFIXES = (".tif", ".tiff")
@@ -37,6 +37,10 @@ def plan(options: PredictOptions) -> list[Job]:
     """
     if options.polygons is not None and not options.write_polygons:
         raise InputError("--polygons and --no-polygons exclude each other; give one of them")
+    if options.threshold is not None and options.false_alarm_rate is not None:
+        raise InputError("--threshold and --false-alarm-rate exclude each other; give one of them")
+    if not options.output:
+        raise InputError("-o: the name is empty (an unset variable?); name a GeoTIFF or a folder")
     scenes = [scene for given in options.scenes for scene in find_scenes(given)]
     if not scenes:
         raise InputError("no scene given; name a raster, a glob, or @list.txt")
@@ -130,7 +134,7 @@ def _polygon_target(options: PredictOptions, raster: Path, *, several: bool) -> 
 
 
 def _check_targets(jobs: list[Job], *, overwrite: bool) -> None:
-    check_not_read([job.scene for job in jobs], jobs)
+    check_not_read([target for job in jobs for target in job.targets()], [job.scene for job in jobs])
     seen: dict[Path, str] = {}
     for job in jobs:
         for target in job.targets():
@@ -140,16 +144,3 @@ def _check_targets(jobs: list[Job], *, overwrite: bool) -> None:
                 )
             seen[target] = job.scene
             check_target(target, overwrite=overwrite)
-
-
-def check_not_read(files: Iterable[str], jobs: Iterable[Job]) -> None:
-    """Refuse targets that are among `files`, which the run reads.
-
-    Raises:
-        InputError: one is, under whatever name.
-    """
-    read = {(s.st_dev, s.st_ino) for name in files if _exists(name) for s in [Path(name).stat()]}
-    for job in jobs:
-        for target in job.targets():
-            if _exists(str(target)) and (target.stat().st_dev, target.stat().st_ino) in read:
-                raise InputError(f"{target}: is a scene, or a file of one; choose another output name")

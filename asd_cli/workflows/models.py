@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from asd_cli.data.tiles import TileSet
 from asd_cli.density.calibration import Calibration
 from asd_cli.density.moments import Moments
 from asd_cli.errors import AsdError, ModelFileError, RasterError
@@ -18,6 +19,7 @@ from asd_cli.methods.base import DescriptorDetector, Detector
 from asd_cli.methods.registry import method_class
 from asd_cli.model_file import read_model, write_model
 from asd_cli.nn.engines import block_side
+from asd_cli.raster.scene import Scene
 from asd_cli.staging import StagedFiles
 from asd_cli.workflows.mapping import BlockMapper
 from asd_cli.workflows.stages import StageClock
@@ -39,10 +41,16 @@ class Model:
         """Bands of the training tiles that were used, counted from 1."""
         return tuple(self.header["bands"]["indexes"])
 
-    def bands_of(self, found: int) -> tuple[int, ...] | None:
-        """Bands to choose in a raster with as many bands as the training tiles had; None: all of them, in order."""
-        chosen, of = self.band_indexes, self.header["bands"].get("of")
-        return chosen if found == of and chosen != tuple(range(1, found + 1)) and max(chosen) <= found else None
+    def bands_of(self, given: Scene | TileSet) -> tuple[int, ...] | None:
+        """Bands to choose in a scene or tiles opened without a choice; None: those that were taken are right.
+
+        A file with as many bands as the training tiles had is taken to hold the same ones; but what it calls alpha is
+        data only if the training tiles called it so.
+        """
+        bands, chosen = self.header["bands"], self.band_indexes
+        usual = given.bands if isinstance(given, Scene) else given.band_indexes
+        masks = set(chosen) & set(given.tagged_alpha) - set(bands.get("alpha", ()))
+        return chosen if given.file_bands == bands.get("of") and chosen != usual and not masks else None
 
     @property
     def pixel_size_m(self) -> float | None:

@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 
 from asd_cli import __version__
 from asd_cli.errors import InputError, RasterError
-from asd_cli.nn.devices import cpu_count, resolve_device
+from asd_cli.nn.devices import cpu_count, resolve_device, return_freed_memory
 from asd_cli.options import PredictOptions
 from asd_cli.raster.gdal import gdal_session
 from asd_cli.raster.grid import Grid
 from asd_cli.raster.scene import Scene
 from asd_cli.raster.windows import Window, round_up, write_windows
 from asd_cli.raster.writer import BLOCK, MapWriter
-from asd_cli.staging import StagedFiles
+from asd_cli.staging import StagedFiles, check_not_read
 from asd_cli.vector.files import write_polygons
 from asd_cli.vector.polygons import PolygonStream
-from asd_cli.workflows.jobs import Job, check_not_read, plan
+from asd_cli.workflows.jobs import Job, plan
 from asd_cli.workflows.mapping import Behind, BlockMapper, Map, map_scene
 from asd_cli.workflows.memory import MIB, MemoryPlan
 from asd_cli.workflows.models import Model, load_model
@@ -106,13 +106,14 @@ def predict(
     rate = options.false_alarm_rate or model.calibration.false_alarm_rate
     scale = ScoreScale.build(options.score, model.calibration, rate=rate, threshold=options.threshold)
     clock = StageClock()
+    return_freed_memory()
     device = resolve_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
-    total = 0
+    total, targets = 0, [target for job in jobs for target in job.targets()]
     for job in jobs:
         with open_scene(job.scene, model, options.bands, options.nodata) as scene:
-            check_not_read(scene.files, jobs)
+            check_not_read(targets, scene.files)
             total += scene.grid.width * scene.grid.height
             _advise(scene, model)
     reports: list[PredictReport] = []
@@ -148,7 +149,7 @@ def open_scene(path: str, model: Model, bands: tuple[int, ...] | None, nodata: f
     """
     scene = Scene.open(path, bands=bands, nodata=nodata)
     wanted, found = model.detector.bands, scene.band_count
-    if bands is None and (chosen := model.bands_of(found)):
+    if bands is None and (chosen := model.bands_of(scene)):
         scene.close()
         return Scene.open(path, bands=chosen, nodata=nodata)
     if found == wanted:
@@ -166,8 +167,10 @@ def open_scene(path: str, model: Model, bands: tuple[int, ...] | None, nodata: f
 def _advise(scene: Scene, model: Model) -> None:
     if scene.grid.gcps is not None:
         _log.warning("%s: only has ground control points; polygons are in pixels (gdalwarp it first)", scene.path)
+    elif scene.grid.transform.is_identity:
+        _log.warning("%s: has no georeference; the map is written on plain pixel coordinates", scene.path)
     elif scene.grid.crs is None:
-        _log.warning("%s: has no CRS; the map is written on plain pixel coordinates", scene.path)
+        _log.warning("%s: has no CRS; map and polygons keep its coordinates, and areas are unknown", scene.path)
     mine, theirs = scene.grid.pixel_size_m, model.pixel_size_m
     if mine is None or theirs is None:
         return
@@ -252,7 +255,7 @@ def _map_one(job: Job, shared: _Shared) -> PredictReport:
         writer = stack.enter_context(
             MapWriter(staged.stage(job.raster), scene.grid, [scale.band], tags, target=job.raster)
         )
-        stream = None if job.polygons is None else _polygon_stream(scene.grid, shared)
+        stream = None if job.polygons is None else _polygon_stream(scene.grid, shared, job.polygons.parent)
         if stream is not None:
             stack.callback(stream.close)
         sink = _map_into(writer, stream, job, scene.grid, memory.window, shared)
@@ -279,7 +282,7 @@ def _map_one(job: Job, shared: _Shared) -> PredictReport:
     )
 
 
-def _polygon_stream(grid: Grid, shared: _Shared) -> PolygonStream:
+def _polygon_stream(grid: Grid, shared: _Shared, folder: Path) -> PolygonStream:
     options = shared.options
     return PolygonStream(
         _drawn_on(grid),
@@ -287,6 +290,7 @@ def _polygon_stream(grid: Grid, shared: _Shared) -> PolygonStream:
         min_area=options.min_area,
         simplify=options.simplify,
         lower_is_anomalous=shared.scale.lower_is_anomalous,
+        folder=folder,
     )
 
 

@@ -11,9 +11,7 @@ from typing import Any
 from asd_cli.data.classes import scan_classes
 from asd_cli.data.discovery import discover_tiles
 from asd_cli.data.tiles import TileSet
-from asd_cli.errors import RasterError
 from asd_cli.options import TileOptions
-from asd_cli.raster.scene import Scene
 from asd_cli.workflows.models import Model
 
 _log = logging.getLogger(__name__)
@@ -52,7 +50,7 @@ def open_tiles_for(model: Model, options: TileOptions) -> TileSet:
         RasterError, LabelError: tiles or labels cannot be used, or the bands do not fit.
     """
     tiles = open_tiles(options)
-    if options.bands is None and (chosen := model.bands_of(tiles.band_count)):
+    if options.bands is None and (chosen := model.bands_of(tiles)):
         return open_tiles(replace(options, bands=chosen))
     if tiles.band_count == model.detector.bands:
         return tiles
@@ -68,27 +66,18 @@ def normal_names(tiles: TileSet, options: TileOptions) -> list[str]:
 
 def tile_facts(tiles: TileSet, options: TileOptions) -> dict[str, Any]:
     """Bands, pixel size and normal classes, as the header of a model file holds them."""
-    indexes = tiles.band_indexes
     return {
         "bands": {
             "count": tiles.band_count,
-            "indexes": list(indexes),
-            "of": len(indexes) if options.bands is None else _bands_in_all(tiles.sources[0].path, max(indexes)),
+            "indexes": list(tiles.band_indexes),
+            "of": tiles.file_bands,
+            "alpha": list(tiles.tagged_alpha),
             "names": list(tiles.band_names),
             "dtype": tiles.dtype,
         },
         "pixel_size_m": _pixel_size(tiles),
         "normal": normal_names(tiles, options),
     }
-
-
-def _bands_in_all(path: str, at_least: int) -> int:
-    """Bands of a file that are not alpha."""
-    try:
-        with Scene.open(path) as scene:
-            return scene.band_count
-    except RasterError:  # a band that was not selected cannot be used
-        return at_least
 
 
 def _pixel_size(tiles: TileSet) -> float | None:

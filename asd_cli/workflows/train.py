@@ -25,7 +25,7 @@ from asd_cli.methods.registry import method_class
 from asd_cli.model_file import model_header
 from asd_cli.nn.devices import keep_freed_memory, resolve_device
 from asd_cli.options import TrainOptions
-from asd_cli.staging import check_target
+from asd_cli.staging import check_not_read, check_target
 from asd_cli.workflows.batches import PieceBatches
 from asd_cli.workflows.calibrating import HeldOutFigures, calibrate
 from asd_cli.workflows.checkpoint import Checkpoint
@@ -134,6 +134,7 @@ def _prepare(options: TrainOptions, plan: TrainingPlan) -> _Job:
     device = resolve_device(options.device)
     keep_freed_memory()
     tiles = open_tiles(options.tiles)
+    check_not_read([path for path in (options.output, options.log) if path is not None], tiles.files)
     detector = _untrained(options, plan, tiles.band_count)
     crop = options.crop or plan.recipe.crop
     survey = survey_tiles(tiles, crop=crop, halo=detector.halo, holdout=options.holdout, seed=options.seed)

@@ -204,3 +204,17 @@ def test_sigterm_leaves_nothing_behind(folder: Path, make_scene: Make, random_mo
     assert process.returncode == 130, messages
     assert messages.splitlines()[-1] == "Interrupted."
     assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("option", ["--min-area", "--simplify", "--false-alarm-rate"])
+def test_nan_is_no_number(random_model: Path, option: str) -> None:
+    result = call("a.tif", "-o", "map.tif", "-m", str(random_model), option, "nan")
+    assert result.exit_code == 2
+    assert f"'{option}': nan is not a number" in result.stderr
+
+
+def test_json_tells_what_was_written_before_an_error(random_model: Path) -> None:
+    Path("cut.tif").write_bytes(Path("b.tif").read_bytes()[:-900])
+    result = call("a.tif", "cut.tif", "-o", ".", "-m", str(random_model), "--json")
+    assert result.exit_code == 1
+    assert [report["scene"] for report in json.loads(result.stdout)] == ["a.tif"]

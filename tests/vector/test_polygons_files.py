@@ -20,6 +20,7 @@ from rasterio.crs import CRS
 from asd_cli.errors import OutputError
 from asd_cli.raster.grid import Grid
 from asd_cli.raster.windows import Window
+from asd_cli.vector import files
 from asd_cli.vector.files import write_polygons
 from asd_cli.vector.polygons import COLUMNS, PolygonStream
 
@@ -175,3 +176,30 @@ def test_messages_name_the_target(tmp_path: Path, suffix: str) -> None:
         write_polygons(polygons(), staged, target=target)
     assert str(caught.value).startswith(f"{target}: the polygons cannot be written (")
     assert str(staged) not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.97])
+def test_a_file_that_was_cut_off_is_noticed(
+    suffix: str, share: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original = files._write_with_gdal
+
+    def cut(frame: gpd.GeoDataFrame, path: Path, driver: str, **options: Any) -> None:
+        original(frame, path, driver, **options)
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+    monkeypatch.setattr(files, "_write_with_gdal", cut)
+    shapes = [shapely.MultiPolygon([shapely.box(i, 0, i + 0.5, 1)]) for i in range(3000)]
+    frame = gpd.GeoDataFrame({"id": range(3000)}, geometry=shapes, crs="EPSG:4326")
+    with pytest.raises(OutputError, match=r"the polygons cannot be written \(.*\); check the folder and the disk"):
+        write_polygons(frame, tmp_path / f"a{suffix}")
+
+
+def test_a_missing_spatial_index_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    original = pyogrio.write_dataframe
+    options = {"SPATIAL_INDEX": "NO"}
+    monkeypatch.setattr(pyogrio, "write_dataframe", lambda *a, **k: original(*a, **{**k, "layer_options": options}))
+    frame = gpd.GeoDataFrame({"id": [1]}, geometry=[shapely.MultiPolygon([shapely.box(0, 0, 1, 1)])], crs="EPSG:4326")
+    with pytest.raises(OutputError, match="no such table: rtree_anomalies_geom"):
+        write_polygons(frame, tmp_path / "a.gpkg")

@@ -1,5 +1,8 @@
 """Polygons that lie on disk until they are written come back whole, sorted, batch by batch."""
 
+import errno
+import os
+import tempfile
 from pathlib import Path
 
 import geopandas as gpd
@@ -10,6 +13,7 @@ import shapely
 from affine import Affine
 from rasterio.crs import CRS
 
+from asd_cli.errors import OutputError
 from asd_cli.raster.grid import Grid
 from asd_cli.raster.windows import write_windows
 from asd_cli.vector.files import write_polygons
@@ -54,3 +58,24 @@ def test_an_empty_spool_gives_one_empty_batch() -> None:
         ((columns, shapes),) = spool.batches({"pixels": np.zeros(0, np.int64)}, 10)
     assert list(columns) == ["pixels"]
     assert len(shapes) == 0
+
+
+class FullDisk:
+    """A file on a disk with no room left."""
+
+    def __getattr__(self, name: str) -> object:
+        if name in ("write", "flush"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return lambda *_: None
+
+
+def test_a_full_folder_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: FullDisk())
+    spool = PolygonSpool(tmp_path)
+    with pytest.raises(OutputError, match=rf"^{tmp_path}: finished polygons cannot be kept there .*No space left"):
+        spool.add(np.zeros(1, np.int64), {}, np.array([shapely.box(0, 0, 1, 1)]))
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No such file or directory"):
+        PolygonSpool(tmp_path / "no")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from asd_cli.errors import AsdError
+from asd_cli.errors import AsdError, InputError
 from asd_cli.options import PredictOptions
 from asd_cli.workflows.jobs import Job, find_scenes, plan
 
@@ -138,7 +138,7 @@ def test_targets_that_exist(folder: Path) -> None:
 
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_a_scene_is_never_written_over(folder: Path, overwrite: bool) -> None:
-    text = "is a scene, or a file of one; choose another output name"
+    text = "is among the files that are read; choose another output name"
     found = refusal("scenes/a.tif", output="./scenes/../scenes/a.tif", overwrite=overwrite)
     assert found == f"scenes/../scenes/a.tif: {text}"
     os.link(folder / "scenes" / "a.tif", folder / "link.tif")
@@ -146,3 +146,15 @@ def test_a_scene_is_never_written_over(folder: Path, overwrite: bool) -> None:
     (folder / "scenes" / "a_anomaly.tif").touch()
     found = refusal("scenes/a.tif", "scenes/a_anomaly.tif", output="scenes", overwrite=overwrite)
     assert found == f"scenes/a_anomaly.tif: {text}"
+
+
+def test_threshold_and_rate_exclude_each_other() -> None:
+    with pytest.raises(InputError, match="--threshold and --false-alarm-rate exclude each other; give one of them"):
+        plan(PredictOptions(scenes=("a.tif",), output="b.tif", threshold=0.4, false_alarm_rate=0.01))
+
+
+def test_an_empty_name_is_no_folder() -> None:
+    with pytest.raises(
+        InputError, match=r"^-o: the name is empty \(an unset variable\?\); name a GeoTIFF or a folder$"
+    ):
+        plan(PredictOptions(scenes=("a.tif",), output=""))

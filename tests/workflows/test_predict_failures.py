@@ -176,7 +176,7 @@ def test_no_crs_is_warned_of(
 ) -> None:
     path = make_scene(out.with_name("s.tif"), image, crs=None, transform=None)
     run(path, out, random_model, polygons=".geojson")
-    assert caplog.messages[0] == f"{path}: has no CRS; the map is written on plain pixel coordinates"
+    assert caplog.messages[0] == f"{path}: has no georeference; the map is written on plain pixel coordinates"
     assert caplog.messages[1].startswith(f"{out.with_suffix('.geojson')}: the scene has no CRS, but readers take")
     assert len(caplog.messages) == 2
 
@@ -304,7 +304,7 @@ def test_a_leading_dash_and_brackets_in_the_current_folder(
 def test_sources_of_a_scene_are_never_written_over(scene: Path, random_model: Path, tmp_path: Path) -> None:
     vrt = tmp_path / "scene.vrt"
     rasterio.shutil.copy(scene, vrt, driver="VRT")
-    text = f"{scene}: is a scene, or a file of one; choose another output name"
+    text = f"{scene}: is among the files that are read; choose another output name"
     before = scene.read_bytes()
     assert refusal(InputError, vrt, scene, random_model, overwrite=True) == text
     assert scene.read_bytes() == before

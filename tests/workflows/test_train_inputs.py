@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from affine import Affine
 from click.testing import CliRunner, Result
 
 from asd_cli.cli import main
-from asd_cli.errors import RasterError
+from asd_cli.errors import InputError, RasterError
 from asd_cli.options import TileOptions, TrainOptions
 from asd_cli.workflows.models import load_model
 from asd_cli.workflows.train import TrainReport, train
@@ -245,3 +246,22 @@ def test_skipped_tiles_are_counted(
     result = CliRunner().invoke(main, ["train", str(folder), *given], catch_exceptions=False)
     assert "1 tile(s) held out, 1 skipped (no normal pixel)" in result.stderr
     assert f"{folder / 'images' / 'tile_1.tif'}: skipped, it has no normal pixel" in result.stderr
+
+
+def test_a_log_never_replaces_what_is_read(tiny_tiles: Path, tmp_path: Path) -> None:
+    tile = sorted((tiny_tiles / "images").iterdir())[0]
+    before = tile.read_bytes()
+    tiles = TileOptions(tiles=(str(tiny_tiles),), normal=("forest",))
+    with pytest.raises(InputError, match="is among the files that are read"):
+        train(TrainOptions(tiles=tiles, output=tmp_path / "m.safetensors", log=tile, overwrite=True, device="cpu"))
+    assert tile.read_bytes() == before
+
+
+def test_a_transform_without_area_gives_no_pixel_size(
+    make_scene: Callable[..., Path], make_texture: Callable[..., Any], tmp_path: Path
+) -> None:
+    for seed in range(2):
+        make_scene(tmp_path / f"{seed}.tif", make_texture(seed, 2, 40, 40), transform=Affine(0, 0, 7, 0, 0, 9))
+    tiles = TileOptions(tiles=(str(tmp_path / "0.tif"), str(tmp_path / "1.tif")))
+    train(TrainOptions(tiles=tiles, output=tmp_path / "m.safetensors", steps=2, device="cpu"))
+    assert load_model(tmp_path / "m.safetensors").pixel_size_m is None

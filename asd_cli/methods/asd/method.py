@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -44,7 +45,8 @@ class AsdMethod(DescriptorDetector):
             "center": torch.zeros(length),
             "radius": torch.tensor(3.0),
             "mean": torch.zeros(length),
-            "whitening": torch.eye(length),
+            # torch.eye on the meta device would load torch's compiler: 75 MiB
+            "whitening": torch.tensor(np.eye(length), dtype=torch.float32),
         }.items():
             self.register_buffer(name, value)
         self.low: Tensor
