@@ -1,6 +1,6 @@
 """Streaming polygons: time a pixel over the size of the map and the share of anomalous pixels.
 
-python benchmarks/polygons.py [--json FILE] [--rounds 3]
+python benchmarks/polygons.py [--json FILE] [--rounds 5] [--sides 2048,4096,8192,16384]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from asd_cli.raster.windows import write_windows
 from asd_cli.vector.polygons import PolygonStream
 
 PIECE, WINDOW = 2048, 1024
-SIDES, SHARES = (2048, 4096, 8192, 16384), (0.001, 0.01, 0.05, 0.2)
+SHARES = (0.001, 0.01, 0.05, 0.2)
 
 
 def texture(share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -55,12 +55,13 @@ def seconds(side: int, share: float) -> tuple[float, int]:
 
 
 def main() -> None:
-    args = arguments(__doc__ or "")
-    rows = [["anomalous", *(f"{side} px" for side in SIDES), "polygons a Mpx"]]
+    args = arguments(__doc__ or "", sides={"default": "2048,4096,8192,16384"})
+    sides = [int(side) for side in args.sides.split(",")]
+    rows = [["anomalous", *(f"{side} px" for side in sides), "polygons a Mpx"]]
     results = {}
     for share in SHARES:
         cells = [f"{share:.1%}"]
-        for side in SIDES:
+        for side in sides:
             runs = [seconds(side, share) for _ in range(args.rounds)]
             each = [taken / side**2 * 1e6 for taken, _ in runs]
             count = runs[0][1]

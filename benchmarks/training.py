@@ -1,6 +1,6 @@
 """Training steps a second on the CPU, beside the published architecture in its plain dense form.
 
-python benchmarks/training.py [--json FILE] [--rounds 5] [--threads N]
+python benchmarks/training.py [--json FILE] [--rounds 5] [--threads N] [--sides 128,256]
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from asd_cli.nn.devices import keep_freed_memory
 from asd_cli.options import TrainOptions
 
 LENGTH, RADIUS = 5, torch.tensor(3.0)
-SIDES = (128, 256)
 
 
 def batch(side: int) -> TrainingBatch:
@@ -63,14 +62,15 @@ def published(side: int):
 
 
 def main() -> None:
-    args = arguments(__doc__ or "")
+    args = arguments(__doc__ or "", sides={"default": "128,256"})
+    sides = [int(side) for side in args.sides.split(",")]
     torch.set_num_threads(args.threads)
     keep_freed_memory()  # as `asd train`; it helps both
-    jobs = {f"{name} {side}": make(side) for side in SIDES for name, make in (("ours", ours), ("published", published))}
+    jobs = {f"{name} {side}": make(side) for side in sides for name, make in (("ours", ours), ("published", published))}
     taken = seconds_of(jobs, rounds=args.rounds)
     rows = [["one step, batch 1", "steps/s", "spread", "against published"]]
     results = {}
-    for side in SIDES:
+    for side in sides:
         for name in ("ours", "published"):
             speed = [1 / seconds for seconds in taken[f"{name} {side}"]]
             faster = median(ratios(taken[f"published {side}"], taken[f"{name} {side}"]))

@@ -123,7 +123,8 @@ class Scene:
                 pixels[index] = raw[band]
                 if raw[band].dtype.kind == "f":
                     valid &= np.isfinite(pixels[index])
-        np.copyto(pixels, 0.0, where=~valid)
+        if not valid.all():
+            np.copyto(pixels, 0.0, where=~valid)
         return pixels, valid
 
     def _read_raw(self, box: Window) -> dict[int, NDArray[Any]]:

@@ -53,7 +53,8 @@ class BandStatistics:
 
     def add(self, block: NDArray[np.float32]) -> None:
         """Add the finite pixels of a block."""
-        values = block[np.isfinite(block)].astype(np.float64)
+        finite = np.isfinite(block)
+        values = (block if finite.all() else block[finite]).astype(np.float64)
         if not values.size:
             return
         mean = float(values.mean())
@@ -62,7 +63,8 @@ class BandStatistics:
         self.maximum = max(self.maximum, float(values.max()))
         self._total += Fraction(mean) * values.size
         self._squares += Fraction(mean) ** 2 * values.size
-        self._scatter += Fraction(float(np.square(values - mean).sum()))
+        values -= mean
+        self._scatter += Fraction(float(np.square(values, out=values).sum()))
 
     def merge(self, other: BandStatistics) -> None:
         """Add what `other` has seen."""
@@ -301,4 +303,7 @@ def _blocks(window: Window, values: NDArray[np.float32]) -> Iterator[tuple[int, 
 
 def _digest(block: NDArray[np.float32]) -> int:
     """Checksum of a block's values; all NaN count as equal."""
-    return zlib.crc32(np.where(np.isnan(block), np.float32(np.nan), block).tobytes())
+    odd = np.isnan(block)
+    if odd.any():
+        block = np.where(odd, np.float32(np.nan), block)
+    return zlib.crc32(np.ascontiguousarray(block).data)

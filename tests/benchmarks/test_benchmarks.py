@@ -1,0 +1,31 @@
+"""The benchmarks run and write what they say; their figures are not looked at here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SMALL = {
+    "encoder": [],
+    "training": ["--sides", "32"],
+    "polygons": ["--sides", "256,512"],
+    "scene": ["--side", "600"],
+    "scaling": ["--sides", "300,600"],
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_it_runs(name: str, tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, str(FOLDER / f"{name}.py"), "--rounds", "1", "--json", str(figures), *SMALL[name]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Mpx" in done.stdout or "against published" in done.stdout or "Microseconds" in done.stdout
+    found = json.loads(figures.read_text())
+    assert {"processor", "threads", "torch", "onnxruntime"} <= set(found["machine"])
+    assert len(found) > 1
