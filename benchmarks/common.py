@@ -17,11 +17,11 @@ from typing import Any
 LIBRARIES = ("torch", "onnxruntime", "numpy", "rasterio")
 
 
-def arguments(description: str, **more: Any) -> argparse.Namespace:
+def arguments(description: str, *, rounds: int = 5, **more: Any) -> argparse.Namespace:
     """``--json FILE``, ``--rounds`` and ``--threads``; `more` adds options by name."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, default=None, help="file for the figures")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=processors())
     for name, value in more.items():
         parser.add_argument(f"--{name}", **value)

@@ -15,6 +15,7 @@ from scenes import predict, write_mosaic
 def main() -> None:
     args = arguments(
         __doc__ or "",
+        rounds=1,
         sides={"default": "1000,3162,10000,20000"},
         folder={"type": Path, "default": None},
         engine={"choices": ["real", "nothing"], "default": "real"},

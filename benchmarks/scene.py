@@ -32,6 +32,7 @@ def forward_only(threads: int) -> float:
 def main() -> None:
     args = arguments(
         __doc__ or "",
+        rounds=3,
         side={"type": int, "default": 10980},
         folder={"type": Path, "default": None, "help": "where the scene is made; the disk that counts"},
     )
