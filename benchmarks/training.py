@@ -5,6 +5,10 @@ python benchmarks/training.py [--json FILE] [--rounds 5] [--threads N] [--sides 
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does, before torch is loaded
+
 import torch
 from common import arguments, median, ratios, save, seconds_of, show, spread
 from published import HALO, PlainEncoder
