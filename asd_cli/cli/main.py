@@ -29,7 +29,7 @@ class AsdGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; only `AsdError` is the user's, anything else keeps its traceback."""
-        # read when torch is loaded: threads that spin long while they wait slow training five-fold beside other programs
+        # read when torch is loaded: threads that spin long while they wait slow training five-fold on a busy machine
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
         debug = bool(ctx.params.get("debug"))
         with _messages(debug=debug), _terminated_as_interrupted():
