@@ -119,6 +119,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> N
 def test_a_real_signal_interrupts() -> None:
     code = (
         "import os, signal, sys, types; from asd_cli.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs of a shell ignore it
         "run = lambda path: os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.modules['asd_cli.workflows.info'] = types.SimpleNamespace(describe_model=run)\n"
         "main(['info', 'a'])"
