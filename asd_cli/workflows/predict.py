@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from asd_cli import __version__
 from asd_cli.errors import InputError, RasterError
-from asd_cli.nn.devices import cpu_count, resolve_device, return_freed_memory
+from asd_cli.nn.devices import cpu_count, resolve_device, return_freed_memory, torch_threads
 from asd_cli.options import PredictOptions
 from asd_cli.raster.gdal import gdal_session
 from asd_cli.raster.grid import Grid
@@ -108,8 +108,6 @@ def predict(
     clock = StageClock()
     return_freed_memory()
     device = resolve_device(options.device)
-    if options.threads:
-        torch.set_num_threads(options.threads)
     total, targets = 0, [target for job in jobs for target in job.targets()]
     for job in jobs:
         with open_scene(job.scene, model, options.bands, options.nodata) as scene:
@@ -124,7 +122,7 @@ def predict(
         done += pixels
         progress(done, total)
 
-    with model.mapper(device, threads=options.threads, clock=clock) as mapper:
+    with torch_threads(options.threads), model.mapper(device, threads=options.threads, clock=clock) as mapper:
         shared = _Shared(model, mapper, scale, options, clock, advance)
         for job in jobs:
             reports.append(_map_one(job, shared))

@@ -9,6 +9,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import torch
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio import features
@@ -109,7 +110,9 @@ def test_the_map_does_not_depend_on_threads_or_memory(
     big_scene: Path, random_model: Path, tmp_path: Path, options: dict[str, int]
 ) -> None:
     run(big_scene, tmp_path / "a.tif", random_model)
+    before = torch.get_num_threads()
     report = run(big_scene, tmp_path / "b.tif", random_model, **options)
+    assert torch.get_num_threads() == before
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
     assert (tmp_path / "a.gpkg").read_bytes() == (tmp_path / "b.gpkg").read_bytes()
     expected = {"read", "compute", "score", "write", "polygons", "finish raster", "finish polygons"}
