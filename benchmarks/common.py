@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import threading
@@ -14,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from asd_cli.nn.devices import cpu_count
+
 LIBRARIES = ("torch", "onnxruntime", "numpy", "rasterio")
 
 
@@ -22,20 +23,16 @@ def arguments(description: str, *, rounds: int = 5, **more: Any) -> argparse.Nam
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, default=None, help="file for the figures")
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--threads", type=int, default=processors())
+    parser.add_argument("--threads", type=int, default=cpu_count())
     for name, value in more.items():
         parser.add_argument(f"--{name}", **value)
     return parser.parse_args()
 
 
-def processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def machine(threads: int) -> dict[str, Any]:
     return {
         "processor": processor_name(),
-        "processors": processors(),
+        "processors": cpu_count(),
         "threads": threads,
         "python": platform.python_version(),
         "asd": version("asd-cli"),

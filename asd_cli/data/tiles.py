@@ -135,7 +135,7 @@ class TileSet:
             with Scene.open(source.path, bands=self._bands, nodata=self._nodata) as scene:
                 if not grids:
                     self.band_count, self.band_names, self.dtype = scene.band_count, scene.band_names, scene.dtype
-                    self.band_indexes, self.file_bands = tuple(scene.bands), scene.file_bands
+                    self.bands, self.file_bands = scene.bands, scene.file_bands
                     self.tagged_alpha = scene.tagged_alpha
                 elif scene.band_count != self.band_count:
                     raise RasterError(

@@ -16,6 +16,7 @@ from asd_cli.data.scaling import Scaling
 from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import ModelFileError
 from asd_cli.methods.recipe import TrainingPlan
+from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, torch_engine
 from asd_cli.options import TrainOptions
 
@@ -57,11 +58,7 @@ class Detector(nn.Module, ABC):
 
     def distance_engine(self, device: torch.device, side: int) -> Engine:
         """What maps blocks of side x side px to distances on a device, as the detector is now."""
-        return torch_engine(self._ready(device).distances, device, side)
-
-    def _ready(self, device: torch.device) -> Self:
-        ready: Self = self.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return ready
+        return torch_engine(placed(self.eval(), device).distances, device, side)
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -135,7 +132,7 @@ class DescriptorDetector(Detector):
 
     def descriptor_engine(self, device: torch.device, side: int) -> Engine:
         """What maps blocks of side x side px to descriptors on a device, as the detector is now."""
-        return torch_engine(self._ready(device).descriptors, device, side)
+        return torch_engine(placed(self.eval(), device).descriptors, device, side)
 
     @abstractmethod
     def set_gaussian(self, gaussian: Gaussian) -> None:

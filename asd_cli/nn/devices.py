@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from asd_cli.errors import InputError
 
+M = TypeVar("M", bound=nn.Module)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -42,6 +45,12 @@ def available_devices() -> list[str]:
     if torch.backends.mps.is_available():
         names.append("mps")
     return names
+
+
+def placed(module: M, device: torch.device) -> M:
+    """The module, moved to a device in channels-last layout."""
+    moved: M = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
 
 
 def cpu_count() -> int:

@@ -48,9 +48,8 @@ class Model:
         data only if the training tiles called it so.
         """
         bands, chosen = self.header["bands"], self.band_indexes
-        usual = given.bands if isinstance(given, Scene) else given.band_indexes
         masks = set(chosen) & set(given.tagged_alpha) - set(bands.get("alpha", ()))
-        return chosen if given.file_bands == bands.get("of") and chosen != usual and not masks else None
+        return chosen if given.file_bands == bands.get("of") and chosen != given.bands and not masks else None
 
     @property
     def pixel_size_m(self) -> float | None:

@@ -69,7 +69,7 @@ def tile_facts(tiles: TileSet, options: TileOptions) -> dict[str, Any]:
     return {
         "bands": {
             "count": tiles.band_count,
-            "indexes": list(tiles.band_indexes),
+            "indexes": list(tiles.bands),
             "of": tiles.file_bands,
             "alpha": list(tiles.tagged_alpha),
             "names": list(tiles.band_names),

@@ -15,6 +15,7 @@ import torch
 
 from asd_cli.errors import TrainingError
 from asd_cli.methods.base import Objective, TrainingBatch
+from asd_cli.nn.devices import placed
 from asd_cli.staging import StagedFiles
 from asd_cli.workflows.checkpoint import Checkpoint, Progress
 from asd_cli.workflows.interrupt import DeferredInterrupt
@@ -100,7 +101,7 @@ class TrainingLoop:
     ) -> None:
         self._objective, self._batches, self._schedule = objective, batches, schedule
         self._device, self._checkpoint, self._log, self._report = device, checkpoint, log, report
-        self._module = objective.module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._module = placed(objective.module, device)
         self._optimizer = torch.optim.Adam(
             self._module.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
         )

@@ -18,6 +18,11 @@ RANGE = 3.0
 """Network inputs are clamped to +-3: far outside the normal range, yet no single pixel can swamp a patch."""
 
 
+def normalised(x: Tensor, low: Tensor, slope: Tensor) -> Tensor:
+    """Raw pixels to the network's range: low -> -1, low + 2 / slope -> 1, clamped far outside."""
+    return ((x - low) * slope - 1.0).clamp(-RANGE, RANGE)
+
+
 class FoldedEncoder(nn.Module):
     """Raw pixels to ``A (descriptor - mean)``; its norm is the Mahalanobis distance if A whitens (AAAI 2023, Eq. 7).
 
@@ -64,7 +69,7 @@ class FoldedEncoder(nn.Module):
 
     def normalise(self, x: Tensor) -> Tensor:
         """Raw pixels to the network's range, clamped far outside."""
-        return ((x - self.low) * self.slope - 1.0).clamp(-RANGE, RANGE)
+        return normalised(x, self.low, self.slope)
 
     def distances(self, x: Tensor) -> Tensor:
         """Raw pixels as for `forward` -> (B, H, W) norms."""

@@ -14,12 +14,13 @@ from asd_cli.data.scaling import Scaling
 from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import InputError, ModelFileError
 from asd_cli.methods.asd.encoder import EncoderOutput, PyramidEncoder
-from asd_cli.methods.asd.folded import RANGE, FoldedEncoder
+from asd_cli.methods.asd.folded import FoldedEncoder, normalised
 from asd_cli.methods.asd.half import HalfScorer
 from asd_cli.methods.asd.objective import AsdLosses, AsdObjective
 from asd_cli.methods.asd.recipes import RECIPES
 from asd_cli.methods.base import DescriptorDetector
 from asd_cli.methods.recipe import TrainingPlan
+from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, OnnxEngine, torch_engine
 from asd_cli.nn.fused import available
 from asd_cli.nn.pyramid import scale_exponent
@@ -103,8 +104,7 @@ class AsdMethod(DescriptorDetector):
 
     def normalise(self, x: Tensor) -> Tensor:
         """Raw pixels to the network's range: low -> -1, high -> 1, clamped far outside."""
-        low, high = self.low.view(1, -1, 1, 1), self.high.view(1, -1, 1, 1)
-        return ((x - low) * (2.0 / (high - low)) - 1.0).clamp(-RANGE, RANGE)
+        return normalised(x, self.low.view(1, -1, 1, 1), (2.0 / (self.high - self.low)).view(1, -1, 1, 1))
 
     def encode(self, x: Tensor, mask: Tensor | None = None) -> EncoderOutput:
         """Raw pixels with halo -> descriptors and reconstruction; see `PyramidEncoder`."""
@@ -126,10 +126,10 @@ class AsdMethod(DescriptorDetector):
         folded = self.folded()
         if device.type == "cpu":
             return OnnxEngine(folded.session(side, distances=True), side)
-        placed = _placed(folded, device)
+        folded = placed(folded, device)
         if device.type == "cuda":
-            return torch_engine(HalfScorer(placed, fused=available(device)), device, side)
-        return torch_engine(placed.distances, device, side)
+            return torch_engine(HalfScorer(folded, fused=available(device)), device, side)
+        return torch_engine(folded.distances, device, side)
 
     def descriptor_engine(self, device: torch.device, side: int) -> Engine:
         """As `distance_engine`, without a Gaussian and in single precision."""
@@ -137,7 +137,7 @@ class AsdMethod(DescriptorDetector):
         folded = FoldedEncoder(self.encoder, self.low, self.high, torch.zeros(length), torch.eye(length))
         if device.type == "cpu":
             return OnnxEngine(folded.session(side, distances=False), side)
-        return torch_engine(_placed(folded, device), device, side)
+        return torch_engine(placed(folded, device), device, side)
 
     def folded(self) -> FoldedEncoder:
         """Encoder and Gaussian in one."""
@@ -154,11 +154,6 @@ class AsdMethod(DescriptorDetector):
             raise ModelFileError("the scaling of the bands is damaged: a range is empty")
         if not (arrays["encoder.norm.running_var"] >= 0).all():
             raise ModelFileError("tensor encoder.norm.running_var is damaged: a variance is negative")
-
-
-def _placed(folded: FoldedEncoder, device: torch.device) -> FoldedEncoder:
-    placed: FoldedEncoder = folded.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return placed
 
 
 def _checked(length: int, scales: Any, patch_size: int) -> dict[str, Any]:
