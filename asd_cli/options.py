@@ -35,6 +35,7 @@ class TrainOptions:
     tiles: TileOptions = field(default_factory=TileOptions)
     output: Path = Path(DEFAULT_MODEL)
     method: str = "asd"
+    method_options: tuple[tuple[str, str], ...] = ()
     recipe: Literal["quick", "paper"] = "quick"
     steps: int | None = None
     crop: int | None = None

@@ -64,6 +64,21 @@ class Numbers(click.ParamType[Any] if TYPE_CHECKING else click.ParamType):  # ty
             self.fail(f"{value!r} is not a list of numbers such as 1,2,3", param, ctx)
 
 
+class Setting(click.ParamType[Any] if TYPE_CHECKING else click.ParamType):  # type: ignore[misc]
+    """``KEY=VALUE``, as a pair."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text -> (key, value)."""
+        if not isinstance(value, str):
+            return value
+        key, equals, text = value.partition("=")
+        if not (key and equals):
+            self.fail(f"{value!r} is not of the form KEY=VALUE", param, ctx)
+        return key.strip(), text.strip()
+
+
 def seed_option(options: type[Any]) -> Callable[[F], F]:
     """``--seed``."""
     return click.option(

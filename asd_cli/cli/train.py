@@ -10,6 +10,7 @@ from asd_cli.cli.shared import (
     FILE,
     NAME,
     Numbers,
+    Setting,
     advance,
     calibration_options,
     default,
@@ -42,6 +43,14 @@ Examples:
     type=click.Choice(sorted(METHODS)),
     default=default(TrainOptions, "method"),
     help="What turns pixels into distances.",
+)
+@click.option(
+    "-O",
+    "--option",
+    "method_options",
+    type=Setting(),
+    multiple=True,
+    help="Setting of the method, such as window=15; may be repeated. The README lists those of each method.",
 )
 @click.option(
     "--recipe",

@@ -17,7 +17,7 @@ from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import ModelFileError
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.nn.devices import placed
-from asd_cli.nn.engines import Engine, torch_engine
+from asd_cli.nn.engines import Engine, block_side, torch_engine
 from asd_cli.options import TrainOptions
 
 
@@ -56,6 +56,10 @@ class Detector(nn.Module, ABC):
     def distances(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, H, W) float32."""
 
+    def block_side(self, device: torch.device) -> int:
+        """Side in pixels of the blocks that scenes are computed in on a device; a divisor of 512."""
+        return block_side(device)
+
     def distance_engine(self, device: torch.device, side: int) -> Engine:
         """What maps blocks of side x side px to distances on a device, as the detector is now."""
         return torch_engine(placed(self.eval(), device).distances, device, side)
@@ -87,8 +91,8 @@ class Detector(nn.Module, ABC):
         """Take over the range of each band in normal pixels."""
 
     @abstractmethod
-    def objective(self, options: TrainOptions, *, warmup_epochs: int) -> Objective:
-        """What training minimises; its module is this method."""
+    def objective(self, options: TrainOptions, *, warmup_epochs: int) -> Objective | None:
+        """What training minimises; its module is this method. None: there is nothing to train step by step."""
 
     @classmethod
     def restore(cls, bands: int, config: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:

@@ -13,7 +13,8 @@ from asd_cli.data.amplitudes import Amplitudes
 class Recipe:
     """Schedule, scaling and virtual anomalies of a training.
 
-    crop: side of a crop or piece in pixels. epochs, steps_per_epoch: None for the steps means every piece once.
+    crop: side of a crop or piece in pixels. epochs: 0 for a method that is fitted, not trained. steps_per_epoch:
+    None means every piece once.
     warmup_epochs: epochs in which the objective may hold terms back. learning_rate, weight_decay: of Adam. decay: how
     the rate falls. jitter: crops move at random around the pieces and those with hardly a normal pixel are left out;
     else every piece is taken as it is. review_pieces: pieces looked at after an epoch, None for all. scaling: range of

@@ -18,7 +18,6 @@ from asd_cli.errors import AsdError, ModelFileError, RasterError
 from asd_cli.methods.base import DescriptorDetector, Detector
 from asd_cli.methods.registry import method_class
 from asd_cli.model_file import read_model, write_model
-from asd_cli.nn.engines import block_side
 from asd_cli.raster.scene import Scene
 from asd_cli.staging import StagedFiles
 from asd_cli.workflows.mapping import BlockMapper
@@ -61,7 +60,7 @@ class Model:
         self, device: torch.device, *, threads: int | None = None, clock: StageClock | None = None
     ) -> BlockMapper:
         """What turns chips into maps of distances."""
-        engine = self.detector.distance_engine(device, block_side(device))
+        engine = self.detector.distance_engine(device, self.detector.block_side(device))
         return BlockMapper(engine, self.detector.halo, threads=threads, clock=clock)
 
     def band_error(self, path: str, found: int) -> RasterError:

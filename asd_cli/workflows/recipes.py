@@ -15,5 +15,5 @@ def schedule_of(recipe: Recipe, *, steps: int | None, pieces: int) -> tuple[Sche
     steps_per_epoch = recipe.steps_per_epoch or pieces
     steps = steps or recipe.epochs * steps_per_epoch
     epochs = -(-steps // steps_per_epoch)
-    warmup = min(recipe.warmup_epochs, epochs * recipe.warmup_epochs // recipe.epochs)
+    warmup = min(recipe.warmup_epochs, epochs * recipe.warmup_epochs // max(recipe.epochs, 1))
     return Schedule(steps, steps_per_epoch, recipe.learning_rate, recipe.weight_decay, recipe.decay), warmup

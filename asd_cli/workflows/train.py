@@ -178,7 +178,7 @@ def _fingerprint(job: _Job) -> dict[str, Any]:
 
 
 def _run(job: _Job, checkpoint: Checkpoint, progress: Progress) -> int:
-    """Train the detector to the end of its schedule; the number of steps."""
+    """Train the detector to the end of its schedule; the number of steps, 0 if it has nothing to train."""
     options, recipe = job.options, job.plan.recipe
     batches = PieceBatches(
         job.tiles,
@@ -192,6 +192,8 @@ def _run(job: _Job, checkpoint: Checkpoint, progress: Progress) -> int:
     )
     schedule, warmup = schedule_of(recipe, steps=options.steps, pieces=len(batches.pieces))
     objective = job.detector.objective(options, warmup_epochs=warmup)
+    if objective is None:
+        return 0
 
     def report(step: int, figures: dict[str, float]) -> None:
         progress(step, schedule.steps, {s: figures[n] for n, s in objective.short_names.items() if n in figures})

@@ -155,3 +155,10 @@ def test_default_of_an_option_that_is_not_there() -> None:
         default(EvaluateOptions, "colour")
     assert default(EvaluateOptions, "tiles") is None
     assert default(TrainOptions, "output") == Path("asd_model.safetensors")
+
+
+def test_settings_of_a_method_are_pairs() -> None:
+    given = parsed("train", "tiles", "-O", "window=15", "--option", "mode = local")
+    assert given["method_options"] == (("window", "15"), ("mode", "local"))
+    with pytest.raises(click.BadParameter, match="'window' is not of the form KEY=VALUE"):
+        parsed("train", "tiles", "-O", "window")

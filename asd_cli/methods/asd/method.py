@@ -20,6 +20,7 @@ from asd_cli.methods.asd.objective import AsdLosses, AsdObjective
 from asd_cli.methods.asd.recipes import RECIPES
 from asd_cli.methods.base import DescriptorDetector
 from asd_cli.methods.recipe import TrainingPlan
+from asd_cli.methods.settings import NoSettings, read_settings
 from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, OnnxEngine, torch_engine
 from asd_cli.nn.fused import available
@@ -73,6 +74,7 @@ class AsdMethod(DescriptorDetector):
         Raises:
             InputError: all losses are off, or the architecture is out of range.
         """
+        read_settings(NoSettings, options.method_options, method=cls.name)
         used = [name for name in LOSSES if name not in options.without]
         if not used:
             raise InputError("--without: all three losses are switched off; keep at least one")
