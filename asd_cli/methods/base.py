@@ -26,19 +26,22 @@ class TrainingBatch:
     """One step's pixels: raw images with their halo, and the pixels that count.
 
     image, virtual: (B, bands, H + 2 halo, W + 2 halo) float32 on the raster's own range; `virtual` is the image as a
-    virtual anomaly. mask: (B, H, W) bool, True for valid pixels of the normal class.
+    virtual anomaly. mask: (B, H, W) bool, True for valid pixels of the normal class. changed: (B, H, W) bool, the
+    pixels of `virtual` that are anomalous; None means all.
     """
 
     image: Tensor
     virtual: Tensor
     mask: Tensor
+    changed: Tensor | None = None
 
     def to(self, device: torch.device) -> TrainingBatch:
         """The same batch on a device, images in channels-last layout."""
         layout = torch.channels_last
         image = self.image.to(device, memory_format=layout)
         virtual = self.virtual.to(device, memory_format=layout)
-        return TrainingBatch(image, virtual, self.mask.to(device))
+        changed = None if self.changed is None else self.changed.to(device)
+        return TrainingBatch(image, virtual, self.mask.to(device), changed)
 
 
 class Detector(nn.Module, ABC):
