@@ -26,19 +26,20 @@ class TrainingBatch:
     """One step's pixels: raw images with their halo, and the pixels that count.
 
     image, virtual: (B, bands, H + 2 halo, W + 2 halo) float32 on the raster's own range; `virtual` is the image as a
-    virtual anomaly. mask: (B, H, W) bool, True for valid pixels of the normal class.
+    virtual anomaly. mask: (B, H, W) bool, True for valid pixels of the normal class. seed: of what else a step draws.
     """
 
     image: Tensor
     virtual: Tensor
     mask: Tensor
+    seed: int = 0
 
     def to(self, device: torch.device) -> TrainingBatch:
         """The same batch on a device, images in channels-last layout."""
         layout = torch.channels_last
         image = self.image.to(device, memory_format=layout)
         virtual = self.virtual.to(device, memory_format=layout)
-        return TrainingBatch(image, virtual, self.mask.to(device))
+        return TrainingBatch(image, virtual, self.mask.to(device), self.seed)
 
 
 class Detector(nn.Module, ABC):
@@ -92,7 +93,7 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def objective(self, options: TrainOptions, *, warmup_epochs: int) -> Objective | None:
-        """What training minimises; its module is this method. None: there is nothing to train step by step."""
+        """What training minimises; its module is or holds this method. None: there is nothing to train step by step."""
 
     @classmethod
     def restore(cls, bands: int, config: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:

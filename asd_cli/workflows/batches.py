@@ -66,7 +66,7 @@ class PieceBatches:
             data = self._read(piece, piece.window)
         unit = self._scaling.to_unit(data.chip.pixels)
         virtual = self._scaling.from_unit(self._virtual(unit, int(random.integers(2**31))))
-        return _batch(data, virtual)
+        return _batch(data, virtual, seed=int(random.integers(2**31)))
 
     def training(self) -> Iterable[TrainingBatch]:
         """Training pieces, unchanged."""
@@ -88,8 +88,6 @@ class PieceBatches:
             return read_piece(self._tiles, tile, window, self._halo)
 
 
-def _batch(data: PieceData, virtual: np.ndarray) -> TrainingBatch:
-    image = torch.from_numpy(np.ascontiguousarray(data.chip.pixels))[None]
-    return TrainingBatch(
-        image, torch.from_numpy(np.ascontiguousarray(virtual))[None], torch.from_numpy(data.normal)[None]
-    )
+def _batch(data: PieceData, virtual: np.ndarray, *, seed: int = 0) -> TrainingBatch:
+    image, changed = (torch.from_numpy(np.ascontiguousarray(pixels))[None] for pixels in (data.chip.pixels, virtual))
+    return TrainingBatch(image, changed, torch.from_numpy(data.normal)[None], seed)
