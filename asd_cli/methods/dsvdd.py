@@ -70,7 +70,7 @@ class DsvddMethod(ScaledDetector):
         super().__init__(bands)
         self._config = {"length": length, "scales": list(scales), "patch_size": patch_size}
         self.pyramid = DensePyramid(bands, length, scales=scales, patch_size=patch_size, bias=False)
-        initialise(self.pyramid)
+        initialise(self.pyramid, slope=0.0)
         self.halo, self.align = self.pyramid.halo, self.pyramid.align
         self.register_buffer("center", torch.zeros(self.pyramid.out_channels))
         self.register_buffer("radius", torch.zeros(()))
@@ -170,8 +170,8 @@ class DsvddObjective:
     ) -> dict[str, float]:
         """Fix the centre before the first epoch; renew the radius after each that follows the warm-up.
 
-        The centre is the mean output of the untrained network (Sec. 3.1), the radius the (1 - nu) quantile of the
-        distances of a sample of training pixels (Sec. 3.3).
+        The centre is the mean output of the untrained network, the radius the (1 - nu) quantile of the
+        distances of a sample of training pixels (Sec. 3).
         """
         method = self.module
         with torch.inference_mode():

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from asd_cli.methods.base import Detector
 
 METHODS = {
+    "arnet": "asd_cli.methods.arnet:ArnetMethod",
     "asd": "asd_cli.methods.asd.method:AsdMethod",
     "dsvdd": "asd_cli.methods.dsvdd:DsvddMethod",
 }

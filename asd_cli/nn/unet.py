@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SLOPE = 0.1
+"""Of the leaky ReLUs: without normalisation, plain ones die by the dozen at learning rates that are of use."""
+
 
 class Placed(NamedTuple):
     """Values (B, C, h, w) whose first row and column have the number `start` on the grid of their level.
@@ -45,12 +48,15 @@ class Placed(NamedTuple):
 
 
 class ConvLevel(nn.Sequential):
-    """Convolutions 3 x 3 without padding, each followed by ReLU: (B, in, h, w) -> (B, out, h - 2 n, w - 2 n)."""
+    """Convolutions 3 x 3 without padding, each with a leaky ReLU: (B, in, h, w) -> (B, out, h - 2 n, w - 2 n)."""
 
     def __init__(self, channels_in: int, channels_out: int, convolutions: int) -> None:
         layers: list[nn.Module] = []
         for number in range(convolutions):
-            layers += [nn.Conv2d(channels_out if number else channels_in, channels_out, 3), nn.ReLU(inplace=True)]
+            layers += [
+                nn.Conv2d(channels_out if number else channels_in, channels_out, 3),
+                nn.LeakyReLU(SLOPE, inplace=True),
+            ]
         super().__init__(*layers)
         self.convolutions = convolutions
 
@@ -137,10 +143,10 @@ def _stop_needed(stop: int, depth: int, convolutions: int) -> int:
     return stop
 
 
-def initialise(module: nn.Module, generator: torch.Generator | None = None) -> None:
-    """He's weights (2015, Eq. 10) for all convolutions, biases 0; 1 x 1 heads of networks with ReLU included."""
+def initialise(module: nn.Module, generator: torch.Generator | None = None, *, slope: float = SLOPE) -> None:
+    """He's weights for all convolutions, the last included, for ReLUs of that slope (2015, Eq. 15); biases 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.kaiming_normal_(layer.weight, a=slope, generator=generator)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

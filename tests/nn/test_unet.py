@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asd_cli.nn.unet import ConvDecoder, ConvEncoder, Placed, UNet, initialise, unet_halo
+from asd_cli.nn.unet import SLOPE, ConvDecoder, ConvEncoder, Placed, UNet, initialise, unet_halo
 
 
 def seeded(bands: int = 2, **sizes: int) -> UNet:
@@ -49,7 +49,7 @@ def padded_twin(net: UNet, x: Tensor) -> Tensor:
 
     def level(layers: torch.nn.Sequential, y: Tensor) -> Tensor:
         for layer in layers:
-            y = F.relu(F.conv2d(y, layer.weight, layer.bias, padding=1)) if hasattr(layer, "weight") else y
+            y = F.leaky_relu(F.conv2d(y, layer.weight, layer.bias, padding=1), SLOPE) if hasattr(layer, "weight") else y
         return y
 
     encoded = []
@@ -110,4 +110,4 @@ def test_any_number_of_bands_and_he_weights_from_a_generator() -> None:
     initialise(net, torch.Generator().manual_seed(1))
     assert torch.equal(first, net.encoder.levels[1][0].weight)
     assert torch.equal(state, torch.random.get_rng_state())
-    assert float(first.detach().std()) == pytest.approx((2 / (9 * 16)) ** 0.5, rel=0.1)
+    assert float(first.detach().std()) == pytest.approx((2 / (1 + SLOPE**2) / (9 * 16)) ** 0.5, rel=0.1)
