@@ -86,7 +86,7 @@ class PieceBatches:
         unit = self._scaling.to_unit(data.chip.pixels, margin=_MARGIN)
         virtual, changed = self._virtual(unit, self._draw, random)
         inner = changed[self._halo : changed.shape[0] - self._halo, self._halo : changed.shape[1] - self._halo]
-        return _batch(data, self._scaling.from_unit(virtual), inner)
+        return _batch(data, self._scaling.from_unit(virtual), inner, seed=int(random.integers(2**31)))
 
     def _draw(self, shape: tuple[int, int], random: np.random.Generator) -> Patch:
         """A patch of a random piece; what the piece's region lacks is mirrored and not normal."""
@@ -119,9 +119,8 @@ class PieceBatches:
             return read_piece(self._tiles, tile, window, self._halo)
 
 
-def _batch(data: PieceData, virtual: Image, changed: Mask | None) -> TrainingBatch:
+def _batch(data: PieceData, virtual: Image, changed: Mask | None, *, seed: int = 0) -> TrainingBatch:
     arrays = (data.chip.pixels, virtual, data.normal)
     image, other, mask = (torch.from_numpy(np.ascontiguousarray(array))[None] for array in arrays)
-    return TrainingBatch(
-        image, other, mask, None if changed is None else torch.from_numpy(np.ascontiguousarray(changed))[None]
-    )
+    places = None if changed is None else torch.from_numpy(np.ascontiguousarray(changed))[None]
+    return TrainingBatch(image, other, mask, places, seed)
