@@ -265,9 +265,12 @@ class MapWriter:
     def _overviews_intact(self, result: Any) -> bool:
         """Whether every block of the reduced levels lies inside the file."""
         size = self._path.stat().st_size
-        for level, factor in enumerate(result.overviews(1)):
-            for y in range(-(-self._grid.height // (factor * BLOCK))):
-                for x in range(-(-self._grid.width // (factor * BLOCK))):
+        for level in range(len(result.overviews(1))):
+            # the sizes are GDAL's own: it rounds now up, now down
+            with open_raster(self._path, overview_level=level) as reduced:
+                rows, cols = (-(-n // BLOCK) for n in reduced.shape)
+            for y in range(rows):
+                for x in range(cols):
                     place = [
                         result.get_tag_item(f"BLOCK_{what}_{x}_{y}", "TIFF", bidx=1, ovr=level)
                         for what in ("OFFSET", "SIZE")

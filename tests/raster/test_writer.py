@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import rasterio.shutil
 from affine import Affine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -287,3 +289,39 @@ def test_statistics_merge_and_order(rng: np.random.Generator) -> None:
     assert (one.count, one.minimum, one.maximum) == (10000, seen.min(), seen.max())
     assert (one.mean, one.stddev) == pytest.approx((seen.mean(), seen.std()), rel=1e-12)
     assert np.isnan([BandStatistics().mean, BandStatistics().stddev]).all()
+
+
+_AWKWARD = [(1025, 1025), (2049, 600), (600, 2049), (1, 700), (700, 1), (1500, 1), (2, 5000), (5000, 2), (9000, 3)]
+    (1025, 1025),
+    (2049, 600),
+    (600, 2049),
+    (1, 700),
+    (700, 1),
+    (1500, 1),
+    (5000, 2),
+    (2, 5000),
+    (3000, 5),
+    (9000, 3),
+]
+
+
+@pytest.mark.parametrize("shape", _AWKWARD, ids=lambda shape: "x".join(map(str, shape)))
+def test_every_size_can_be_finished(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """GDAL rounds the sizes of reduced levels now up, now down, and takes odd factors for long thin maps."""
+    finish_empty(tmp_path / "map.tif", shape)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(factor=st.sampled_from([2, 4]), more=st.integers(-2, 5), other=st.integers(1, 1100), turned=st.booleans())
+def test_sizes_around_multiples_of_a_block_can_be_finished(
+    tmp_path: Path, factor: int, more: int, other: int, turned: bool
+) -> None:
+    shape = (512 * factor + more, other)
+    finish_empty(tmp_path / "map.tif", shape[::-1] if turned else shape)
+
+
+def finish_empty(path: Path, shape: tuple[int, int]) -> None:
+    path.unlink(missing_ok=True)
+    write_map(path, np.ones((1, *shape), np.float32), size=512 * 20)
+    with open_raster(path) as found:
+        assert found.shape == shape
