@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -66,7 +65,8 @@ def predict(scene: Path, folder: Path, *options: str, engine: str = "real") -> d
     engine: "real", or "nothing" for a scorer that gives 0 for every block.
     """
     output = folder / f"{scene.stem}_{engine}.tif"
-    command = [sys.executable, str(_CHILD), engine, str(scene), "-o", str(output), "-m", str(MODEL)]
+    peak = folder / "peak"
+    command = [sys.executable, str(_CHILD), engine, str(peak), str(scene), "-o", str(output), "-m", str(MODEL)]
     start = time.perf_counter()
     process = subprocess.Popen(
         [*command, "--overwrite", "--json", *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -86,12 +86,8 @@ def predict(scene: Path, folder: Path, *options: str, engine: str = "real") -> d
         "seconds": seconds,
         "work_seconds": report["seconds"],
         "mpx_s": pixels / report["seconds"] / 1e6,
-        "peak_mib": _mebibytes(usage),
+        "peak_mib": float(peak.read_text()),
         "processor_seconds": usage.ru_utime + usage.ru_stime,
         "polygons": report["polygon_count"],
         "stages": report["stages"],
     }
-
-
-def _mebibytes(usage: resource.struct_rusage) -> float:
-    return usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Blocks = NDArray[np.float32]
 Function = Callable[[Tensor], Tensor]
-_GPU_SIDE, _GPU_BATCH, _GPU_CALLERS = 512, 4, 3
+_GPU_SIDE, _GPU_BATCH, _GPU_CALLERS = 256, 4, 3  # the smallest write window, 512 px, is one batch
 _CPU_SIDE = 128  # 64 to 256 are within a tenth of each other; smaller ones waste halo, larger ones memory
 
 

@@ -6,6 +6,8 @@ precision with float32 sums.
 
 from __future__ import annotations
 
+import logging
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -14,11 +16,31 @@ from torch import Tensor, nn
 
 _LEAST_PRODUCT = 16  # of a dimension that a Triton product sums over or writes
 _PIXELS = 128  # that one program computes
+_LARGEST_KERNEL, _MOST_ROWS = 4, 64  # beyond, the kernel would be unrolled too far or leave its memory on chip
+_log = logging.getLogger(__name__)
 
 
-def available(device: torch.device) -> bool:
-    """Whether the kernel can run on a device."""
-    return device.type == "cuda" and find_spec("triton") is not None
+@lru_cache
+def available(device: torch.device, *, kernel: int = 2, rows: int = 16) -> bool:
+    """Whether the kernel runs on a device for a convolution of kernel x kernel px and so many rows of output.
+
+    It is tried: Triton builds a part of itself with the machine's C compiler, and not every device has the memory on chip.
+    """
+    if device.type != "cuda" or find_spec("triton") is None or kernel > _LARGEST_KERNEL or rows > _MOST_ROWS:
+        return False
+    side = kernel + 3
+    first, last = nn.Conv2d(16, 128, kernel).to(device), nn.Conv2d(128, rows, 1, bias=False).to(device)
+    pixels = torch.zeros((1, 16, side, side), dtype=torch.float16, device=device)
+    try:
+        with torch.inference_mode():
+            image = pixels.contiguous(memory_format=torch.channels_last)
+            fused_hidden_layer(image, HiddenWeights.of(first, last), stride=1, dilation=1)
+            torch.cuda.synchronize(device)
+    except Exception as error:  # a compiler's, the driver's, Triton's own: each has its kinds
+        reason = " ".join(str(error).split())[:200]
+        _log.warning("the fused kernel cannot be used on %s (%s); scoring goes on without it, slower", device, reason)
+        return False
+    return True
 
 
 class HiddenWeights(NamedTuple):

@@ -6,7 +6,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
@@ -73,8 +73,9 @@ class BlockMapper:
         self.halo, self.channels, self.block = halo, channels, engine.side
         self._engine = engine
         self._clock = clock or StageClock()
-        callers = engine.callers or threads or cpu_count()
-        self._pool = None if engine.callers == 1 else ThreadPoolExecutor(callers, "asd-compute")
+        self.callers = engine.callers or threads or cpu_count()
+        """Threads that compute."""
+        self._pool = None if engine.callers == 1 else ThreadPoolExecutor(self.callers, "asd-compute")
         self._buffers = threading.local()
 
     def __enter__(self) -> BlockMapper:
@@ -198,7 +199,7 @@ class _Readers:
         self._own = threading.local()
         self._opened = ExitStack()
         self._lock = threading.Lock()
-        self._failed = False
+        self._failure: BaseException | None = None
 
     def chips(self, windows: Iterable[Window]) -> Iterator[tuple[Window, Chip]]:
         """The chips of windows, in their order; one more than there are threads is begun before it is asked for."""
@@ -211,13 +212,13 @@ class _Readers:
             yield waiting[0][0], waiting.popleft()[1].result()
 
     def _read(self, window: Window) -> Chip:
-        if self._failed:
-            raise CancelledError
+        if self._failure is not None:  # of a later window, perhaps: it is what the caller must hear of
+            raise self._failure
         try:
             with self._clock.busy("read"):
                 return read_with_halo(self._reader(), window.round_up(self._block), self._halo)
-        except BaseException:
-            self._failed = True
+        except BaseException as error:
+            self._failure = error
             raise
 
     def _reader(self) -> ChipReader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asd_cli.raster.context import read_margin
@@ -9,38 +10,55 @@ from asd_cli.raster.writer import BLOCK
 
 MIB = 1 << 20
 _SIZES = (4 * BLOCK, 3 * BLOCK, 2 * BLOCK, BLOCK)  # larger windows save next to nothing
-_CACHE_SHARE, _LEAST_CACHE = 0.25, 32 * MIB
+_CACHE_SHARE, _LEAST_CACHE, _MOST_CACHE = 0.25, 32 * MIB, 1024 * MIB
 _CHIPS_BEYOND_WORKERS, _MAPS = 3, 4  # see `mapping.map_scene`
+_CHIPS_A_WORKER = 2  # what was read, and what becomes of it while holes are filled
+_THREAD = 12 * MIB  # what a computing thread keeps between blocks
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """window: side of the write windows in pixels. cache: GDAL's block cache in bytes. expected: all of it in bytes."""
+    """window: side of the write windows in pixels. workers: threads that read. cache: GDAL's block cache in bytes.
+    expected: all of it in bytes."""
 
     window: int
+    workers: int
     cache: int
     expected: int
 
     @classmethod
     def of(
-        cls, budget: int, *, window: int | None, bands: int, halo: int, holes: bool, workers: int, scene_width: int
+        cls,
+        budget: int,
+        *,
+        window: int | None,
+        bands: int,
+        halo: int,
+        holes: bool,
+        workers: Sequence[int],
+        threads: int,
+        scene_width: int,
     ) -> MemoryPlan:
         """The largest windows that fit `budget` bytes; the smallest there are if none does, or `window` if given.
+
+        Of several numbers of `workers` the first is taken with which any fits, else the last.
 
         Args:
             budget: bytes for pixels on their way from file to file.
             window: side of the windows, where the user chose it.
             bands, halo, holes: of the scene and the model; `holes`: whether pixels may be invalid.
-            workers: threads that read.
+            workers: numbers of threads that may read. threads: that compute.
             scene_width: pixels in a row of the scene.
         """
-        cache = max(int(budget * _CACHE_SHARE), _LEAST_CACHE)
+        cache = min(max(int(budget * _CACHE_SHARE), _LEAST_CACHE), _MOST_CACHE)
 
-        def pixels(side: int) -> int:
+        def expected(side: int, readers: int) -> int:
             chip = (side + 2 * read_margin(halo, holes=holes)) ** 2 * (4 * bands + 1)
-            packed = scene_width * side // 8  # for the polygons
-            return (workers + _CHIPS_BEYOND_WORKERS) * chip + _MAPS * 5 * side**2 + packed
+            row = scene_width * side * 33 // 8  # scores, and bits of what is anomalous, for the polygons
+            chips = readers * _CHIPS_A_WORKER + _CHIPS_BEYOND_WORKERS
+            return cache + chips * chip + _MAPS * 5 * side**2 + row + threads * _THREAD
 
-        fitting = [side for side in _SIZES if cache + pixels(side) <= budget]
-        side = window or (fitting[0] if fitting else _SIZES[-1])
-        return cls(side, cache, cache + pixels(side))
+        choices = [(window or side, readers) for readers in workers for side in _SIZES]
+        fitting = [choice for choice in choices if expected(*choice) <= budget]
+        side, readers = fitting[0] if fitting else choices[-1]
+        return cls(side, readers, cache, expected(side, readers))

@@ -43,7 +43,7 @@ _LONGEST_COMMAND = 2000  # characters; a shell may have put in thousands of scen
 @dataclass(frozen=True)
 class PredictReport:
     """What became of one scene; `anomalous_share` is of its valid pixels, `threshold` in units of the score, `stages`
-    seconds that each stage was at work (of several threads: their sum)."""
+    seconds that each stage was at work (of several threads their sum, waits for a processor included)."""
 
     scene: str
     raster: Path
@@ -200,26 +200,34 @@ class _Shared:
     clock: StageClock
     advance: Callable[[int], None]
 
-    @property
-    def workers(self) -> int:
-        """Threads that read."""
-        return self.options.workers or max(1, min(_MOST_WORKERS, cpu_count() // _PROCESSORS_A_WORKER))
-
     def open(self, path: str) -> Scene:
         """The scene with the bands that the model needs."""
         return open_scene(path, self.model, self.options.bands, self.options.nodata)
 
     def memory(self, scene: Scene) -> MemoryPlan:
-        """How large the windows may be."""
-        return MemoryPlan.of(
-            self.options.max_memory * MIB,
+        """How large the windows may be, and how many threads read."""
+        budget, wished = self.options.max_memory, self.options.workers
+        most = min(_MOST_WORKERS, cpu_count() // _PROCESSORS_A_WORKER)
+        plan = MemoryPlan.of(
+            budget * MIB,
             window=self.options.window,
             bands=scene.band_count,
             halo=self.mapper.halo,
             holes=scene.may_have_invalid,
-            workers=self.workers,
+            workers=[wished] if wished else range(max(most, 1), 0, -1),
+            threads=self.mapper.callers,
             scene_width=scene.grid.width,
         )
+        if plan.expected > budget * MIB:
+            _log.warning(
+                "%s: %d bands in windows of %d px need about %d MiB on their way, more than --max-memory %d",
+                scene.path,
+                scene.band_count,
+                plan.window,
+                plan.expected // MIB,
+                budget,
+            )
+        return plan
 
 
 class _Sink:
@@ -256,7 +264,7 @@ def _map_one(job: Job, shared: _Shared) -> PredictReport:
         stream = None if job.polygons is None else _polygon_stream(scene.grid, shared, job.polygons.parent)
         if stream is not None:
             stack.callback(stream.close)
-        sink = _map_into(writer, stream, job, scene.grid, memory.window, shared)
+        sink = _map_into(writer, stream, job, scene.grid, memory, shared)
         with shared.clock.busy("finish raster"):
             writer.finish()
         count = None
@@ -293,7 +301,7 @@ def _polygon_stream(grid: Grid, shared: _Shared, folder: Path) -> PolygonStream:
 
 
 def _map_into(
-    writer: MapWriter, stream: PolygonStream | None, job: Job, grid: Grid, window: int, shared: _Shared
+    writer: MapWriter, stream: PolygonStream | None, job: Job, grid: Grid, memory: MemoryPlan, shared: _Shared
 ) -> _Sink:
     """Run the loop over the scene; polygons are built in a thread of their own."""
 
@@ -307,9 +315,9 @@ def _map_into(
         map_scene(
             lambda: shared.open(job.scene),
             shared.mapper,
-            write_windows(grid.height, grid.width, round_up(window, BLOCK)),
+            write_windows(grid.height, grid.width, round_up(memory.window, BLOCK)),
             sink,
-            workers=shared.workers,
+            workers=memory.workers,
             clock=shared.clock,
             progress=shared.advance,
         )

@@ -73,7 +73,7 @@ class Devices:
 
     def autocast(self) -> Any:
         """Context of a forward pass: bfloat16 on GPUs that know it, float32 elsewhere."""
-        if self.device.type == "cuda" and torch.cuda.is_bf16_supported():
+        if self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.autocast("cuda", dtype=torch.bfloat16)
         return nullcontext()
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from asd_cli.nn import engines
+from asd_cli.nn import engines, fused
 from asd_cli.nn.engines import CudaEngine, TorchEngine, torch_engine
 
 CPU = torch.device("cpu")
@@ -86,3 +86,27 @@ def test_each_thread_captures_for_itself() -> None:
     for seed in (1, 2):
         np.testing.assert_array_equal(found[seed], blocks(seed)[:, :2, 2:-2, 2:-2])
     assert len(captures) == 2
+
+
+def test_a_fused_kernel_that_does_not_run_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> torch.Tensor:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC.")
+
+    real = torch.nn.Module.to
+    monkeypatch.setattr(fused, "find_spec", lambda name: True)
+    monkeypatch.setattr(fused, "fused_hidden_layer", broken)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: real(self, CPU))
+    monkeypatch.setattr(torch, "zeros", lambda shape, dtype, device: torch.empty(shape, dtype=dtype))
+    fused.available.cache_clear()
+    assert not fused.available(torch.device("cuda"))
+    assert "cannot be used on cuda (Failed to find C compiler. Please specify via CC.)" in caplog.text
+    fused.available.cache_clear()
+
+
+def test_the_fused_kernel_is_for_cuda_and_small_networks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "find_spec", lambda name: True)
+    assert not fused.available(CPU)
+    assert not fused.available(torch.device("cuda"), kernel=30)
+    assert not fused.available(torch.device("cuda"), rows=256)

@@ -292,17 +292,6 @@ def test_statistics_merge_and_order(rng: np.random.Generator) -> None:
 
 
 _AWKWARD = [(1025, 1025), (2049, 600), (600, 2049), (1, 700), (700, 1), (1500, 1), (2, 5000), (5000, 2), (9000, 3)]
-    (1025, 1025),
-    (2049, 600),
-    (600, 2049),
-    (1, 700),
-    (700, 1),
-    (1500, 1),
-    (5000, 2),
-    (2, 5000),
-    (3000, 5),
-    (9000, 3),
-]
 
 
 @pytest.mark.parametrize("shape", _AWKWARD, ids=lambda shape: "x".join(map(str, shape)))

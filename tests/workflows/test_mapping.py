@@ -14,14 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from asd_cli.errors import RasterError
 from asd_cli.nn.engines import TorchEngine
 from asd_cli.raster.context import read_with_halo
 from asd_cli.raster.fill import fill_invalid, fill_margin
 from asd_cli.raster.scene import Chip
 from asd_cli.raster.windows import Window, reflected_indices, write_windows
 from asd_cli.workflows import mapping
-from asd_cli.workflows.mapping import BlockMapper, map_scene
+from asd_cli.workflows.mapping import BlockMapper, _Readers, map_scene
 from asd_cli.workflows.models import Model, load_model
+from asd_cli.workflows.stages import StageClock
 
 Array = NDArray[np.float32]
 BLOCK = 128
@@ -300,3 +302,12 @@ def test_an_interrupt_of_the_reader_is_no_lost_one() -> None:
 def test_no_window_is_no_work() -> None:
     reader = ArrayReader(np.zeros((1, 4, 4), np.float32))
     map_scene(lambda: nullcontext(reader), BoxMapper(), [], lambda *_: pytest.fail("called"))
+
+
+def test_a_window_behind_a_failed_one_tells_the_same_error() -> None:
+    """A later window may fail first, while a thread has only just taken an earlier one."""
+    reader = ArrayReader(np.zeros((1, 600, 600), np.float32))
+    with _Readers(lambda: nullcontext(reader), BoxMapper(), 1, StageClock()) as readers:
+        readers._failure = RasterError("the disk is gone")
+        with pytest.raises(RasterError, match="the disk is gone"):
+            list(readers.chips(write_windows(600, 600, 512)))

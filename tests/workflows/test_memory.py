@@ -8,7 +8,8 @@ from asd_cli.workflows.memory import MIB, MemoryPlan
 
 
 def plan(budget: int, **changes: object) -> MemoryPlan:
-    given_ = {"window": None, "bands": 3, "halo": 16, "holes": True, "workers": 1, "scene_width": 10980, **changes}
+    given_ = {"window": None, "bands": 3, "halo": 16, "holes": True, "workers": [1], "threads": 2, "scene_width": 10980}
+    given_ |= changes
     return MemoryPlan.of(budget * MIB, **given_)  # type: ignore[arg-type]
 
 
@@ -17,21 +18,23 @@ def plan(budget: int, **changes: object) -> MemoryPlan:
     bands=st.integers(1, 500),
     halo=st.integers(1, 160),
     holes=st.booleans(),
-    workers=st.integers(1, 16),
+    workers=st.lists(st.integers(1, 16), min_size=1, max_size=4),
+    threads=st.integers(1, 128),
     scene_width=st.integers(1, 200_000),
 )
 def test_windows_are_whole_blocks_and_keep_within_the_budget_if_any_can(budget: int, **facts: object) -> None:
     found = plan(budget, **facts)
     assert found.window in (512, 1024, 1536, 2048)
     assert found.expected <= budget * MIB or found.window == 512
-    assert 32 * MIB <= found.cache <= max(budget * MIB // 4, 32 * MIB)
+    assert 32 * MIB <= found.cache <= min(max(budget * MIB // 4, 32 * MIB), 1024 * MIB)
 
 
 @pytest.mark.parametrize(
     ("less", "more"),
     [
         ({"bands": 3}, {"bands": 30}),
-        ({"workers": 1}, {"workers": 8}),
+        ({"workers": [1]}, {"workers": [8]}),
+        ({"threads": 1}, {"threads": 64}),
         ({"holes": False}, {"holes": True}),
         ({"scene_width": 10_000}, {"scene_width": 10_000_000}),
     ],
@@ -49,3 +52,10 @@ def test_more_memory_gives_larger_windows_up_to_a_limit() -> None:
 
 def test_the_users_window_is_taken() -> None:
     assert plan(64, window=4096).window == 4096
+
+
+def test_fewer_threads_read_where_the_memory_is_short() -> None:
+    assert plan(2048, workers=[4, 3, 2, 1]).workers == 4
+    assert plan(256, bands=60, workers=[4, 3, 2, 1]).workers == 1
+    assert plan(64, bands=200, workers=[8]).workers == 8  # a wish is kept, and the excess is told
+    assert plan(64, bands=200, workers=[8]).expected > 64 * MIB

@@ -55,6 +55,11 @@ class FoldedEncoder(nn.Module):
         self.offset: Tensor
         self.eval().requires_grad_(False)
 
+    @property
+    def kernel(self) -> int:
+        """Side in pixels of the last convolution that sees neighbours."""
+        return cast(PatchNetwork, self.pyramid.branches[0]).conv3.kernel_size[0]
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, R, H, W)."""
         total = self.offset

@@ -118,11 +118,12 @@ class AsdMethod(ScaledDetector, DescriptorDetector):
             return OnnxEngine(folded.session(side, distances=True), side)
         folded = placed(folded, device)
         if device.type == "cuda":
-            return torch_engine(HalfScorer(folded, fused=available(device)), device, side)
+            fused = available(device, kernel=folded.kernel, rows=self.length)
+            return torch_engine(HalfScorer(folded, fused=fused), device, side)
         return torch_engine(folded.distances, device, side)
 
     def descriptor_engine(self, device: torch.device, side: int) -> Engine:
-        """As `distance_engine`, without a Gaussian and in single precision."""
+        """As `distance_engine`, without a Gaussian and not in half precision."""
         length = self.length
         folded = FoldedEncoder(self.encoder, self.low, self.high, torch.zeros(length), torch.eye(length))
         if device.type == "cpu":

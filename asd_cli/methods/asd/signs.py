@@ -72,7 +72,7 @@ class FoldedSigns(nn.Module):
             return torch_engine(signs, device, side)
         if device.type != "cuda":
             return torch_engine(lambda x: signs.evidence(signs(x)), device, side)
-        logits = HalfScorer(signs.encoder, fused=available(device), norm=False)
+        logits = HalfScorer(signs.encoder, fused=available(device, kernel=signs.encoder.kernel), norm=False)
         return torch_engine(lambda x: signs.evidence(torch.cat([signs.colour(x), logits(x)], dim=1)), device, side)
 
     def _session(self, side: int, *, weighed: bool) -> onnxruntime.InferenceSession:
