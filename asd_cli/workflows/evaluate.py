@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +39,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class _Scored:
+class Scored:
     """Pixels of a window: scores as written (NaN = none), which are normal, and class codes, all (h, w)."""
 
     scores: Floats
@@ -45,26 +47,40 @@ class _Scored:
     codes: NDArray[np.int32]
 
 
+class Watch(Protocol):
+    """What is told every window that has been scored."""
+
+    def __call__(self, place: int, window: Window, scored: Scored, seconds: float) -> None:
+        """`place` of the tile, and the `seconds` that reading and scoring took."""
+
+
 @dataclass(frozen=True)
 class _Case:
     """What is compared: tiles with labels, what scores them, and the calibrated threshold, as written."""
 
     tiles: TileSet
-    score: Callable[[TileSet, LabelledTile, Window], _Scored]
+    score: Callable[[TileSet, LabelledTile, Window], Scored]
     threshold: float
     direction: Direction
 
 
 def evaluate(
-    options: EvaluateOptions, *, progress: Callable[[int, int], None] = lambda done, total: None
+    options: EvaluateOptions,
+    *,
+    tiles: TileSet | None = None,
+    watch: Watch = lambda place, window, scored, seconds: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EvaluateReport:
-    """Compare scores with labels, in constant memory. `progress` gets pixels done and in all.
+    """Compare scores with labels, in constant memory.
+
+    `tiles`, with a model, take the place of those that the options name, such as a part of them. `progress` gets
+    pixels done and in all.
 
     Raises:
         AsdError: rasters, labels, the model or a target cannot be used.
     """
     _check_targets(options)
-    case = _from_rasters(options.tiles) if options.model is None else _from_model(load_model(options.model), options)
+    case = _case(options, tiles)
     tiles = case.tiles
     check_not_read([options.csv] if options.csv is not None else [], [*tiles.files, options.model or ""])
     index = _class_index(tiles)
@@ -75,7 +91,10 @@ def evaluate(
         own = ScoreCollector(options.exact_limit)
         with tiles.open(place) as tile:
             for window in write_windows(tile.grid.height, tile.grid.width, _WINDOW):
-                _collect(own, index, case, tile, window)
+                start = time.perf_counter()
+                scored = case.score(tiles, tile, window)
+                watch(place, window, scored, time.perf_counter() - start)
+                _collect(own, index, case, scored)
                 done += window.height * window.width
                 progress(done, total)
         pooled.merge(own)
@@ -110,9 +129,8 @@ def _class_index(tiles: TileSet) -> ClassIndex:
     return ClassIndex(by_name, dict(tiles.classes.pixels), _CLASSES)
 
 
-def _collect(own: ScoreCollector, index: ClassIndex, case: _Case, tile: LabelledTile, window: Window) -> None:
+def _collect(own: ScoreCollector, index: ClassIndex, case: _Case, scored: Scored) -> None:
     """Add the scored pixels of a window that are normal, or labelled as something else."""
-    scored = case.score(case.tiles, tile, window)
     scores = case.direction.upwards(scored.scores)
     own.add(scores[scored.normal], np.zeros(np.count_nonzero(scored.normal), np.uint8))
     other = case.tiles.anomalous_class(scored.codes)
@@ -120,8 +138,15 @@ def _collect(own: ScoreCollector, index: ClassIndex, case: _Case, tile: Labelled
     own.add(scores[chosen], index.places(other[chosen]))
 
 
-def _from_model(model: Model, options: EvaluateOptions) -> _Case:
-    given = options.tiles
+def _case(options: EvaluateOptions, tiles: TileSet | None) -> _Case:
+    if options.model is None:
+        return _from_rasters(options.tiles)
+    model = load_model(options.model)
+    return _scored_by(model, _labelled_tiles(model, options.tiles) if tiles is None else tiles, options.device)
+
+
+def _labelled_tiles(model: Model, given: TileOptions) -> TileSet:
+    """The tiles that the options name, with the model's own normal classes where they name none."""
     trained = tuple(str(name) for name in model.header["normal"])
     sources = discover_tiles(
         given.tiles, labels=given.labels, label_field=given.label_field, normal=given.normal or trained
@@ -133,13 +158,17 @@ def _from_model(model: Model, options: EvaluateOptions) -> _Case:
     tiles = _tile_set(given, sources, classes, normal)
     if given.bands is None and (chosen := model.bands_of(tiles)):
         tiles = _tile_set(given, sources, classes, normal, bands=chosen)
+    return tiles
+
+
+def _scored_by(model: Model, tiles: TileSet, device: str) -> _Case:
     if tiles.band_count != model.detector.bands:
         raise model.band_error(tiles.sources[0].path, tiles.band_count)
-    mapper = model.mapper(resolve_device(options.device))
+    mapper = model.mapper(resolve_device(device))
 
-    def score(tiles: TileSet, tile: LabelledTile, window: Window) -> _Scored:
+    def score(tiles: TileSet, tile: LabelledTile, window: Window) -> Scored:
         data, values = map_window(mapper, tiles, tile, window)
-        return _Scored(values[0], data.normal, data.codes)
+        return Scored(values[0], data.normal, data.codes)
 
     return _Case(tiles, score, model.calibration.threshold, Direction())
 
@@ -170,7 +199,7 @@ def _from_rasters(given: TileOptions) -> _Case:
         )
     highest = np.inf if kind == "distance" else 1
 
-    def score(tiles: TileSet, tile: LabelledTile, window: Window) -> _Scored:
+    def score(tiles: TileSet, tile: LabelledTile, window: Window) -> Scored:
         data = tile.read(window)
         scores = data.chip.pixels[0]
         odd = scores[data.chip.valid & ~((scores >= 0) & (scores <= highest))]
@@ -178,7 +207,7 @@ def _from_rasters(given: TileOptions) -> _Case:
             cure = f"if it stands for no data, add --nodata {odd[0]:g}" if odd[0] < 0 else "predict it again"
             usual = "0 or more" if kind == "distance" else "0 to 1"
             raise RasterError(f"{tile.path}: holds {odd[0]:g}, but a score of kind {kind} is {usual}; {cure}")
-        return _Scored(
+        return Scored(
             np.where(data.chip.valid, scores, np.float32(np.nan)), tiles.normal_mask(data.chip, data.codes), data.codes
         )
 
