@@ -57,9 +57,11 @@ class VariantType(click.ParamType[Any] if TYPE_CHECKING else click.ParamType):  
         if not (name.strip() and equals):
             self.fail(f'{value!r} is not of the form NAME="--method asd --recipe paper"', param, ctx)
         try:
-            given = train.make_context("train", ["tiles", *shlex.split(text)])
+            given = train.make_context("train", [*shlex.split(text), "tiles"])
         except (click.UsageError, ValueError) as error:
             self.fail(f"{name}: {getattr(error, 'message', error)}", param, ctx)
+        for word in given.params["tiles"][:-1]:
+            self.fail(f"{name}: {word!r} is no option of asd train", param, ctx)
         said = {
             key for key in given.params if given.get_parameter_source(key) is click.core.ParameterSource.COMMANDLINE
         }
