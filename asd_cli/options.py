@@ -13,6 +13,14 @@ SCORES = ("unit", "distance", "far")
 POLYGON_SUFFIXES = (".gpkg", ".geojson", ".fgb", ".parquet")
 DEFAULT_MODEL = "asd_model.safetensors"
 MODEL_VARIABLE = "ASD_MODEL"
+LAYOUTS = (
+    "auto",
+    "deepglobe",
+    "agriculture-vision",
+    "landslide4sense",
+    "landslide4sense-undivided",
+    "fas",
+)
 FIRST_HALF = "first-half"
 
 
@@ -27,6 +35,7 @@ class TileOptions:
     ignore_label: tuple[str, ...] = ()
     bands: tuple[int, ...] | None = None
     nodata: float | None = None
+    layout: str = "auto"
 
 
 @dataclass(frozen=True)

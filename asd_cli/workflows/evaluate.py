@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from asd_cli.data.classes import ClassTable, scan_classes
 from asd_cli.data.discovery import TileSource, discover_tiles
+from asd_cli.data.layouts import FoundTiles, find_tiles
 from asd_cli.data.tiles import LabelledTile, TileSet
 from asd_cli.errors import InputError, LabelError, OutputError, RasterError
 from asd_cli.metrics.histogram import ScoreCollector
@@ -31,6 +32,7 @@ from asd_cli.workflows.figures import ClassIndex, Direction, EvaluateReport, Fig
 from asd_cli.workflows.fitting import map_window
 from asd_cli.workflows.models import Model, load_model
 from asd_cli.workflows.plots import PLOT_FILES, plot_curves
+from asd_cli.workflows.tilesets import tile_set
 
 _log = logging.getLogger(__name__)
 _WINDOW = 1024
@@ -148,16 +150,13 @@ def _case(options: EvaluateOptions, tiles: TileSet | None) -> _Case:
 def _labelled_tiles(model: Model, given: TileOptions) -> TileSet:
     """The tiles that the options name, with the model's own normal classes where they name none."""
     trained = tuple(str(name) for name in model.header["normal"])
-    sources = discover_tiles(
-        given.tiles, labels=given.labels, label_field=given.label_field, normal=given.normal or trained
-    )
-    classes = scan_classes(sources)
-    if not classes.labelled:
-        raise LabelError(f"{sources[0].path}: has no labels to compare with; give them with --labels")
-    normal = given.normal or _default_normal(classes, trained)
-    tiles = _tile_set(given, sources, classes, normal)
+    found = find_tiles(given, normal=given.normal or trained)
+    if not found.classes.labelled:
+        raise LabelError(f"{found.sources[0].path}: has no labels to compare with; give them with --labels")
+    normal = given.normal or _default_normal(found.classes, trained)
+    tiles = tile_set(given, found, normal)
     if given.bands is None and (chosen := model.bands_of(tiles)):
-        tiles = _tile_set(given, sources, classes, normal, bands=chosen)
+        tiles = tile_set(given, found, normal, bands=chosen)
     return tiles
 
 
@@ -173,26 +172,16 @@ def _scored_by(model: Model, tiles: TileSet, device: str) -> _Case:
     return _Case(tiles, score, model.calibration.threshold, Direction())
 
 
-def _tile_set(
-    given: TileOptions,
-    sources: Sequence[TileSource],
-    classes: ClassTable,
-    normal: Sequence[str],
-    *,
-    bands: Sequence[int] | None = None,
-) -> TileSet:
-    return TileSet(
-        sources, classes, normal=normal, ignore=given.ignore_label, bands=bands or given.bands, nodata=given.nodata
-    )
-
-
 def _from_rasters(given: TileOptions) -> _Case:
+    if given.layout != TileOptions.layout:
+        raise InputError(f"--layout {given.layout}: is for images; give a model (-m) to score them with")
     sources = discover_tiles(given.tiles, labels=given.labels, label_field=given.label_field)
     if not all(source.label for source in sources):
         raise LabelError(f"{sources[0].path}: has no labels to compare with; give the truth with --labels")
     kind, threshold, tagged = _score_tags(sources)
     classes = scan_classes(sources)
-    tiles = _tile_set(given, sources, classes, given.normal or _default_normal(classes, _tagged_names(tagged)))
+    normal = given.normal or _default_normal(classes, _tagged_names(tagged))
+    tiles = tile_set(given, FoundTiles(sources, classes), normal)
     if tiles.band_count != 1:
         raise RasterError(
             f"{sources[0].path}: {tiles.band_count} bands, a score raster has one; for images give a model (-m)"
