@@ -15,7 +15,7 @@ from asd_cli.workflows.compare_maps import draw, picture
 from asd_cli.workflows.compare_report import CompareReport, CompareRow
 from asd_cli.workflows.compare_runs import Progress, Run, digest_of, fingerprint_of, perform, previews_of
 from asd_cli.workflows.compare_splits import drawn, splits_of
-from asd_cli.workflows.compare_variants import trainings
+from asd_cli.workflows.compare_variants import Planned, planned
 from asd_cli.workflows.tilesets import normal_names, open_tiles
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,9 @@ def compare(
         AsdError: options, tiles, labels or the folder cannot be used; said before anything is trained.
         KeyboardInterrupt: interrupted; the same call goes on from there.
     """
-    rows = trainings(options)
+    rows = planned(options)
+    for name, text in rows.refused.items():
+        _log.warning("%s: is left out, as its options are refused: %s", name, text)
     _check_folder(options)
     tiles = open_tiles(options.tiles)
     if not tiles.classes.labelled:
@@ -52,13 +54,18 @@ def compare(
             drawn(split, tiles, -(-options.maps // len(splits))),
             fingerprint_of(training, split, tiles, digest),
         )
-        for name, training in rows.items()
+        for name, training in rows.trainings.items()
+        if name not in rows.refused
         for split in splits
     ]
     _make(options.output / _RUNS)
-    results = [_attempt(run, fresh=options.overwrite, progress=progress) for run in runs]
+    try:
+        results = [_attempt(run, fresh=options.overwrite, progress=progress) for run in runs]
+    except KeyboardInterrupt:
+        _log.info("%s: keeps what is done; the same command goes on from there", options.output)
+        raise
     report = CompareReport(
-        rows=tuple(_row(name, training.method, runs, results) for name, training in rows.items()),
+        rows=tuple(_row(name, rows, runs, results) for name in rows.trainings),
         splits={
             split.name: {"train": _names(tiles, split.train), "test": _names(tiles, split.test)} for split in splits
         },
@@ -69,7 +76,7 @@ def compare(
     _write(report)
     if report.failed:
         _log.warning(
-            "%d of %d rows failed: %s", len(report.failed), len(rows), ", ".join(r.name for r in report.failed)
+            "%d of %d rows failed: %s", len(report.failed), len(report.rows), ", ".join(r.name for r in report.failed)
         )
     return report
 
@@ -104,7 +111,10 @@ def _attempt(run: Run, *, fresh: bool, progress: Progress) -> dict[str, float] |
     return figures
 
 
-def _row(name: str, method: str, runs: Sequence[Run], results: Sequence[dict[str, float] | str]) -> CompareRow:
+def _row(name: str, rows: Planned, runs: Sequence[Run], results: Sequence[dict[str, float] | str]) -> CompareRow:
+    method = rows.trainings[name].method
+    if name in rows.refused:
+        return CompareRow(name, method, errors={"options": rows.refused[name]})
     own = {run.split.name: result for run, result in zip(runs, results, strict=True) if run.name == name}
     return CompareRow(
         name,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from asd_cli.errors import InputError
+from asd_cli.methods.base import Detector
 from asd_cli.methods.registry import METHODS, method_class
 from asd_cli.options import LOSSES, CompareOptions, TrainOptions, Variant
 
+_log = logging.getLogger(__name__)
+_DEFAULTS = TrainOptions()
 _NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
 
 
@@ -22,12 +26,23 @@ def ablation() -> Iterator[Variant]:
             yield Variant("+".join(used), changes)
 
 
-def trainings(options: CompareOptions) -> dict[str, TrainOptions]:
-    """What is trained, by the name of its row; tiles and target are left open.
+@dataclass(frozen=True)
+class Planned:
+    """The rows by name, in their order: what is trained, and why a method refuses its options; the rest is open."""
+
+    trainings: Mapping[str, TrainOptions]
+    refused: Mapping[str, str]
+
+
+def planned(options: CompareOptions) -> Planned:
+    """What is trained, by the name of its row; the target is left open.
+
+    A method that cannot follow the shared ``--steps`` or ``--recipe`` (it is not trained step by step, it has no such
+    recipe) does without them, and the log says so.
 
     Raises:
         InputError: an unknown method, a name that is given twice or is no file name, a setting of a method that is not
-            compared, or options that a method cannot be trained with.
+            compared, or every method refuses its options.
     """
     base = TrainOptions(
         tiles=options.tiles,
@@ -46,11 +61,42 @@ def trainings(options: CompareOptions) -> dict[str, TrainOptions]:
             raise InputError(f"--variant {variant.name}: is no name; use letters, digits and any of . _ + -")
         found[variant.name] = replace(base, **dict(variant.changes))
     settings = _settings(options, {training.method for training in found.values()})
+    refused: dict[str, str] = {}
     for name, training in found.items():
-        shared = tuple(settings.get(training.method, ()))
-        found[name] = replace(training, method_options=(*shared, *training.method_options))
-        _check(name, found[name])
-    return found
+        method = method_class(training.method)
+        own = (*settings.get(training.method, ()), *training.method_options)
+        try:
+            found[name] = _accepted(name, method, replace(training, method_options=own), options)
+        except InputError as error:
+            refused[name] = str(error)
+    if len(refused) == len(found):
+        name, text = next(iter(refused.items()))
+        raise InputError(text if name == found[name].method else f"{name}: {text}")
+    return Planned(found, refused)
+
+
+def _accepted(name: str, method: type[Detector], training: TrainOptions, options: CompareOptions) -> TrainOptions:
+    """The options, less those shared ones that the method cannot follow.
+
+    Raises:
+        InputError: it refuses them all the same.
+    """
+    said = {key for variant in options.variants if variant.name == name for key, _ in variant.changes}
+    shared = [key for key in ("steps", "recipe") if key not in said]
+    refusal = InputError("")
+    for count in range(len(shared) + 1):
+        for left_out in combinations(shared, count):
+            tried = replace(training, **{key: getattr(_DEFAULTS, key) for key in left_out})
+            try:
+                method.plan(tried)
+            except InputError as error:
+                refusal = error
+                continue
+            different = [f"--{key}" for key in left_out if getattr(training, key) != getattr(tried, key)]
+            if different:
+                _log.info("%s: cannot follow %s; it does without", name, " and ".join(different))
+            return tried
+    raise refusal
 
 
 def _variants(options: CompareOptions) -> Iterator[Variant]:
@@ -72,11 +118,3 @@ def _settings(options: CompareOptions, methods: set[str]) -> dict[str, list[tupl
             raise InputError(f"--option {key}={value}: {method} is not compared; methods: {', '.join(sorted(methods))}")
         found.setdefault(method, []).append((setting, value))
     return found
-
-
-def _check(name: str, training: TrainOptions) -> None:
-    """Have the method look at its options before any work."""
-    try:
-        method_class(training.method).plan(training)
-    except InputError as error:
-        raise InputError(f"{name}: {error}" if name != training.method else str(error)) from error

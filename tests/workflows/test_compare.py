@@ -288,6 +288,18 @@ def test_a_method_that_fails_is_told_in_its_row(base: CompareOptions, caplog: py
     assert rows["stubborn"]["error"] == "first-half: there is too little light"
 
 
+def test_a_method_that_refuses_its_options_is_told_before_the_others_are_trained(
+    base: CompareOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = Variant("wrong", (("method", "asd"), ("length", 0)))
+    report = compare(replace(base, variants=(wrong,)))
+    assert [row.failed for row in report.rows] == [False, True]
+    assert "wrong: is left out, as its options are refused: --scales, --length or --patch-size: length 0" in caplog.text
+    assert "wrong failed: options: --scales, --length or" in report.table()
+    with pytest.raises(InputError, match="wrong: --scales, --length or --patch-size: length 0"):
+        compare(replace(base, methods=(), variants=(wrong,)))
+
+
 def test_folds_are_means_with_their_spread(base: CompareOptions) -> None:
     report = compare(replace(base, folds=2))
     assert [dict(parts) for parts in report.splits.values()] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,21 @@ import numpy as np
 import pytest
 
 from asd_cli.errors import InputError
+from asd_cli.methods.asd.method import AsdMethod
 from asd_cli.methods.registry import METHODS
 from asd_cli.options import CompareOptions, TileOptions, TrainOptions, Variant
 from asd_cli.workflows.compare_splits import Split, drawn, splits_of
-from asd_cli.workflows.compare_variants import trainings
+from asd_cli.workflows.compare_variants import planned
 from asd_cli.workflows.tilesets import open_tiles
 
 BASE = CompareOptions(seed=7, steps=12, methods=("asd",))
+
+
+def trainings(options: CompareOptions) -> dict[str, TrainOptions]:
+    """What is trained, where no method refuses."""
+    found = planned(options)
+    assert not found.refused
+    return dict(found.trainings)
 
 
 def test_a_method_is_trained_with_the_shared_options() -> None:
@@ -62,14 +71,40 @@ def test_settings_go_to_their_method_and_a_variant_has_the_last_word(monkeypatch
         ),
         ({"method_options": (("rex:mode", "x"),)}, "--option rex:mode=x: rex is not compared; methods: asd"),
         ({"method_options": (("asd:mode", "x"),)}, "--option mode: not known to the method asd; it has: none"),
-        ({"variants": (Variant("asd"),)}, "asd: stands for two rows; give one of them another name"),
+        ({"variants": (Variant("a"), Variant("a"))}, "a: stands for two rows; give one of them another name"),
         ({"variants": (Variant("../a"),)}, r"--variant \.\./a: is no name; use letters, digits"),
         ({"variants": (Variant("wide", (("length", 0),)),)}, "wide: --scales, --length or --patch-size: length 0"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_any_work(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(InputError, match=text):
-        trainings(replace(BASE, **changes))
+        planned(replace(BASE, **{"methods": () if "variants" in changes else ("asd",), **changes}))
+
+
+class Fitted(AsdMethod):
+    """Knows neither steps nor another recipe; its only setting is `mode`."""
+
+    @classmethod
+    def plan(cls, options: TrainOptions) -> Any:
+        if options.steps is not None or options.recipe != "quick":
+            raise InputError("there are no steps, and no other recipe")
+        if options.method_options not in ((), (("mode", "x"),)):
+            raise InputError("no such setting")
+
+
+def test_shared_options_that_a_method_cannot_follow_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(METHODS, "fitted", f"{__name__}:Fitted")
+    caplog.set_level(logging.INFO, "asd_cli")
+    given = replace(BASE, methods=("asd", "fitted"), recipe="paper", method_options=(("fitted:mode", "x"),))
+    found = trainings(given)
+    assert (found["asd"].steps, found["asd"].recipe) == (12, "paper")
+    assert (found["fitted"].steps, found["fitted"].recipe, found["fitted"].seed) == (None, "quick", 7)
+    assert "fitted: cannot follow --steps and --recipe; it does without" in caplog.text
+    own = Variant("own", (("method", "fitted"), ("steps", 3)))
+    wrong = planned(replace(given, variants=(own,), method_options=(("fitted:mode", "y"),)))
+    assert wrong.refused == {"fitted": "no such setting", "own": "there are no steps, and no other recipe"}
 
 
 @pytest.fixture(scope="module")
