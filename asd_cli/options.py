@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-RECIPES = ("quick", "paper")
+RECIPES = ("standard", "quick", "paper")
 LOSSES = ("compact", "diverse", "feature-rich")
 LOSS_FORMS = ("published", "paper")
 SCORES = ("unit", "distance", "far")
@@ -46,7 +46,7 @@ class TrainOptions:
     output: Path = Path(DEFAULT_MODEL)
     method: str = "asd"
     method_options: tuple[tuple[str, str], ...] = ()
-    recipe: Literal["quick", "paper"] = "quick"
+    recipe: Literal["standard", "quick", "paper"] = "standard"
     steps: int | None = None
     crop: int | None = None
     length: int = 5

@@ -58,11 +58,12 @@ class Scaling:
         stop = np.where(constant, np.minimum(start + np.maximum(size, 1.0), _LARGEST), stop)
         return cls(low, stop.astype(np.float32))
 
-    def to_unit(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(bands, H, W) raw -> [0, 1], clipped."""
-        low, high = self.low[:, None, None], self.high[:, None, None]
+    def to_unit(self, pixels: NDArray[np.float32], *, margin: float = 0.0) -> NDArray[np.float32]:
+        """(bands, H, W) raw -> [0, 1], clipped; with a margin -> [-margin, 1 + margin]."""
+        low, high = self.low[:, None, None].astype(np.float64), self.high[:, None, None].astype(np.float64)
+        away = margin * (high - low)
         # clipped first: far outside a narrow range the quotient would overflow
-        return ((np.clip(pixels, low, high) - low) / (high - low)).astype(np.float32)
+        return ((np.clip(pixels, low - away, high + away) - low) / (high - low)).astype(np.float32)
 
     def from_unit(self, unit: NDArray[np.float32]) -> NDArray[np.float32]:
         """(bands, H, W) in [0, 1] -> raw."""

@@ -26,19 +26,23 @@ class TrainingBatch:
     """One step's pixels: raw images with their halo, and the pixels that count.
 
     image, virtual: (B, bands, H + 2 halo, W + 2 halo) float32 on the raster's own range; `virtual` is the image as a
-    virtual anomaly. mask: (B, H, W) bool, True for valid pixels of the normal class.
+    virtual anomaly. mask: (B, H, W) bool, True for valid pixels of the normal class. changed: (B, H, W) bool, the
+    pixels of `virtual` that are anomalous; None means all. seed: of what else a step draws.
     """
 
     image: Tensor
     virtual: Tensor
     mask: Tensor
+    changed: Tensor | None = None
+    seed: int = 0
 
     def to(self, device: torch.device) -> TrainingBatch:
         """The same batch on a device, images in channels-last layout."""
         layout = torch.channels_last
         image = self.image.to(device, memory_format=layout)
         virtual = self.virtual.to(device, memory_format=layout)
-        return TrainingBatch(image, virtual, self.mask.to(device))
+        changed = None if self.changed is None else self.changed.to(device)
+        return TrainingBatch(image, virtual, self.mask.to(device), changed, self.seed)
 
 
 class Detector(nn.Module, ABC):
@@ -92,7 +96,7 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def objective(self, options: TrainOptions, *, warmup_epochs: int) -> Objective | None:
-        """What training minimises; its module is this method. None: there is nothing to train step by step."""
+        """What training minimises; its module is or holds this method. None: there is nothing to train step by step."""
 
     @classmethod
     def restore(cls, bands: int, config: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from asd_cli.data.amplitudes import Amplitudes
+from asd_cli.data.localised import LocalAmplitudes
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,11 @@ class Recipe:
     warmup_epochs: int
     learning_rate: float
     weight_decay: float
-    decay: Literal["none", "cosine"]
+    decay: Literal["none", "cosine", "one-cycle"]
     jitter: bool
     review_pieces: int | None
     scaling: Literal["robust", "maximum"]
-    amplitudes: Amplitudes
+    amplitudes: Amplitudes | LocalAmplitudes
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,11 @@ from asd_cli.errors import InputError
 if TYPE_CHECKING:
     from asd_cli.methods.base import Detector
 
-METHODS = {"asd": "asd_cli.methods.asd.method:AsdMethod"}
+METHODS = {
+    "arnet": "asd_cli.methods.arnet:ArnetMethod",
+    "asd": "asd_cli.methods.asd.method:AsdMethod",
+    "dsvdd": "asd_cli.methods.dsvdd:DsvddMethod",
+}
 
 
 def method_class(name: str) -> type[Detector]:

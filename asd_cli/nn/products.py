@@ -99,11 +99,11 @@ class _HiddenLayer(torch.autograd.Function):
 def hidden_layer(x: Tensor, first: nn.Conv2d, last: nn.Conv2d, *, stride: int = 1, dilation: int = 1) -> Tensor:
     """``last(relu(first(x)))`` with that stride and dilation of `first`; `last` is a 1x1 convolution.
 
-    (B, C, H, W) -> (B, out, h, w), without padding. `first` has a square kernel and a bias.
+    (B, C, H, W) -> (B, out, h, w), without padding. `first` has a square kernel.
     """
-    assert first.bias is not None
     layout = _Layout(first.kernel_size[0], stride, dilation)
-    w1 = torch.cat([first.weight.permute(2, 3, 1, 0).reshape(-1, first.out_channels), first.bias[None]])
+    bias = first.weight.new_zeros(first.out_channels) if first.bias is None else first.bias
+    w1 = torch.cat([first.weight.permute(2, 3, 1, 0).reshape(-1, first.out_channels), bias[None]])
     pixels = x.permute(0, 2, 3, 1).contiguous()
     out: Tensor = _HiddenLayer.apply(pixels, w1, last.weight[:, :, 0, 0], last.bias, layout)  # type: ignore[no-untyped-call]
     return out

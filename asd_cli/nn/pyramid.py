@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from asd_cli.nn.products import hidden_layer
 
 _WIDTHS = (8, 16, 128)
+_LENGTHS, _PATCHES, _SCALES, _SCALE_COUNT = (1, 256), (10, 127), (1 / 16, 16.0), 8
 
 
 class PatchNetwork(nn.Module):
@@ -28,19 +29,20 @@ class PatchNetwork(nn.Module):
 
     Dense evaluation replaces each pooling of stride 2 by one of stride 1 and dilates what follows. Where the image is
     doubled (scale 2, 4, ...) and only every second position is wanted, the stride stays and that work is saved.
+    Without `bias` no convolution has one.
     """
 
-    def __init__(self, bands: int, length: int, *, patch_size: int = 15) -> None:
+    def __init__(self, bands: int, length: int, *, patch_size: int = 15, bias: bool = True) -> None:
         super().__init__()
         kernel = ((patch_size - 2) // 2 - 2) // 2
         if kernel < 1:
             raise ValueError(f"patch size {patch_size} is too small for two poolings; the least is 10")
         self.before = patch_size // 2
         self.after = 4 * kernel + 5 - self.before
-        self.conv1 = nn.Conv2d(bands, _WIDTHS[0], 3)
-        self.conv2 = nn.Conv2d(_WIDTHS[0], _WIDTHS[1], 3)
-        self.conv3 = nn.Conv2d(_WIDTHS[1], _WIDTHS[2], kernel)
-        self.conv4 = nn.Conv2d(_WIDTHS[2], length, 1)
+        self.conv1 = nn.Conv2d(bands, _WIDTHS[0], 3, bias=bias)
+        self.conv2 = nn.Conv2d(_WIDTHS[0], _WIDTHS[1], 3, bias=bias)
+        self.conv3 = nn.Conv2d(_WIDTHS[1], _WIDTHS[2], kernel, bias=bias)
+        self.conv4 = nn.Conv2d(_WIDTHS[2], length, 1, bias=bias)
 
     def forward(self, x: Tensor, *, stride: int = 1) -> Tensor:
         """(B, bands, h, w) -> (B, length, h', w'): the patches that start at every `stride`-th pixel.
@@ -76,11 +78,19 @@ class DensePyramid(nn.Module):
     """
 
     def __init__(
-        self, bands: int, length: int, *, scales: Sequence[float] = (0.5, 1.0, 2.0), patch_size: int = 15
+        self,
+        bands: int,
+        length: int,
+        *,
+        scales: Sequence[float] = (0.5, 1.0, 2.0),
+        patch_size: int = 15,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.exponents = tuple(scale_exponent(scale) for scale in scales)
-        self.branches = nn.ModuleList(PatchNetwork(bands, length, patch_size=patch_size) for _ in self.exponents)
+        self.branches = nn.ModuleList(
+            PatchNetwork(bands, length, patch_size=patch_size, bias=bias) for _ in self.exponents
+        )
         self.out_channels = length * len(self.exponents)
         self.align = max(2 ** max(-e, 0) for e in self.exponents)
         reach = max(self._reach(e) for e in self.exponents)
@@ -141,6 +151,26 @@ class Cut(NamedTuple):
         if exponent > 0:
             x = F.interpolate(x, scale_factor=self.factor, mode="nearest")[..., self.skip :, self.skip :]
         return x
+
+
+def checked_pyramid(length: int, scales: Any, patch_size: int) -> dict[str, Any]:
+    """The architecture of a `DensePyramid`, in range, before anything is built from it.
+
+    Raises:
+        ValueError: no scales, a scale that is no power of two, a patch or a length that is out of range.
+    """
+    length, patch_size, scales = int(length), int(patch_size), tuple(float(scale) for scale in scales)
+    if not _LENGTHS[0] <= length <= _LENGTHS[1]:
+        raise ValueError(f"length {length} is not within {_LENGTHS[0]}..{_LENGTHS[1]}")
+    if not _PATCHES[0] <= patch_size <= _PATCHES[1]:
+        raise ValueError(f"patch size {patch_size} is not within {_PATCHES[0]}..{_PATCHES[1]}")
+    if not 1 <= len(scales) <= _SCALE_COUNT:
+        raise ValueError(f"{len(scales)} scales; give 1 to {_SCALE_COUNT}")
+    for scale in scales:
+        if not _SCALES[0] <= scale <= _SCALES[1]:
+            raise ValueError(f"scale {scale:g} is not within 1/16..16")
+        scale_exponent(scale)
+    return {"length": length, "scales": scales, "patch_size": patch_size}
 
 
 def scale_exponent(scale: float) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 
-from asd_cli.data.augment import VirtualAnomalies
+from asd_cli.data.amplitudes import Amplitudes
+from asd_cli.data.localised import DrawPatch, Image, LocalAmplitudes, LocalAnomalies, Mask, Patch
 from asd_cli.data.pieces import Piece, PieceData, Survey, jittered, read_piece
 from asd_cli.data.scaling import Scaling
 from asd_cli.data.tiles import TileSet
@@ -16,6 +17,24 @@ from asd_cli.methods.base import TrainingBatch
 from asd_cli.raster.windows import Window
 
 _FEWEST = 64  # normal pixels below which a crop says nothing about the spread of descriptors
+_MARGIN = 1.0  # how far outside the normal range virtual anomalies may lie, in units of that range
+VirtualAnomaly = Callable[[Image, DrawPatch, np.random.Generator], tuple[Image, Mask]]
+"""(bands, H, W) in [0, 1], another place to draw from, randomness -> a virtual anomaly and which pixels it changed."""
+
+
+def virtual_anomaly(amplitudes: Amplitudes | LocalAmplitudes) -> VirtualAnomaly:
+    """What makes virtual anomalies of the whole image, or of parts of it."""
+    if isinstance(amplitudes, LocalAmplitudes):
+        return LocalAnomalies(amplitudes)
+    from asd_cli.data.augment import VirtualAnomalies  # its library takes seconds to import
+
+    everywhere = VirtualAnomalies(amplitudes)
+
+    def change(unit: Image, draw: DrawPatch, random: np.random.Generator) -> tuple[Image, Mask]:
+        image = everywhere(np.clip(unit, 0.0, 1.0), int(random.integers(2**31)))
+        return image, np.ones(unit.shape[1:], bool)
+
+    return change
 
 
 class PieceBatches:
@@ -38,7 +57,7 @@ class PieceBatches:
         tiles: TileSet,
         survey: Survey,
         scaling: Scaling,
-        virtual: VirtualAnomalies,
+        virtual: VirtualAnomaly,
         *,
         halo: int,
         seed: int,
@@ -64,9 +83,21 @@ class PieceBatches:
             data = self._read(piece, jittered(piece, self._crop, random))
         if data is None or np.count_nonzero(data.normal) < min(_FEWEST, piece.normal):
             data = self._read(piece, piece.window)
-        unit = self._scaling.to_unit(data.chip.pixels)
-        virtual = self._scaling.from_unit(self._virtual(unit, int(random.integers(2**31))))
-        return _batch(data, virtual)
+        unit = self._scaling.to_unit(data.chip.pixels, margin=_MARGIN)
+        virtual, changed = self._virtual(unit, self._draw, random)
+        inner = changed[self._halo : changed.shape[0] - self._halo, self._halo : changed.shape[1] - self._halo]
+        return _batch(data, self._scaling.from_unit(virtual), inner, seed=int(random.integers(2**31)))
+
+    def _draw(self, shape: tuple[int, int], random: np.random.Generator) -> Patch:
+        """A patch of a random piece; what the piece's region lacks is mirrored and not normal."""
+        piece = self.pieces[int(random.integers(len(self.pieces)))]
+        window = jittered(piece, max(shape), random)
+        with self._tiles.open(piece.tile) as tile:
+            data = read_piece(self._tiles, tile, window, 0)
+        image = self._scaling.to_unit(data.chip.pixels, margin=_MARGIN)[:, : shape[0], : shape[1]]
+        normal = data.normal[: shape[0], : shape[1]]
+        missing = [(0, wanted - found) for wanted, found in zip(shape, normal.shape, strict=True)]
+        return Patch(np.pad(image, ((0, 0), *missing), mode="symmetric"), np.pad(normal, missing))
 
     def training(self) -> Iterable[TrainingBatch]:
         """Training pieces, unchanged."""
@@ -81,15 +112,15 @@ class PieceBatches:
         for i in range(count):
             piece = pieces[i * len(pieces) // count]
             data = self._read(piece, piece.window)
-            yield _batch(data, data.chip.pixels)
+            yield _batch(data, data.chip.pixels, None)
 
     def _read(self, piece: Piece, window: Window) -> PieceData:
         with self._tiles.open(piece.tile) as tile:
             return read_piece(self._tiles, tile, window, self._halo)
 
 
-def _batch(data: PieceData, virtual: np.ndarray) -> TrainingBatch:
-    image = torch.from_numpy(np.ascontiguousarray(data.chip.pixels))[None]
-    return TrainingBatch(
-        image, torch.from_numpy(np.ascontiguousarray(virtual))[None], torch.from_numpy(data.normal)[None]
-    )
+def _batch(data: PieceData, virtual: Image, changed: Mask | None, *, seed: int = 0) -> TrainingBatch:
+    arrays = (data.chip.pixels, virtual, data.normal)
+    image, other, mask = (torch.from_numpy(np.ascontiguousarray(array))[None] for array in arrays)
+    places = None if changed is None else torch.from_numpy(np.ascontiguousarray(changed))[None]
+    return TrainingBatch(image, other, mask, places, seed)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from asd_cli import __version__
-from asd_cli.data.augment import VirtualAnomalies
 from asd_cli.data.pieces import Survey, survey_tiles
 from asd_cli.data.scaling import Scaling
 from asd_cli.data.tiles import TileSet
@@ -26,7 +25,7 @@ from asd_cli.model_file import model_header
 from asd_cli.nn.devices import keep_freed_memory, resolve_device
 from asd_cli.options import TrainOptions
 from asd_cli.staging import check_not_read, check_target
-from asd_cli.workflows.batches import PieceBatches
+from asd_cli.workflows.batches import PieceBatches, virtual_anomaly
 from asd_cli.workflows.calibrating import HeldOutFigures, calibrate
 from asd_cli.workflows.checkpoint import Checkpoint
 from asd_cli.workflows.fitting import fit_normal, merged, suspicious_tiles, tile_moments
@@ -190,7 +189,7 @@ def _run(job: _Job, checkpoint: Checkpoint, progress: Progress) -> int:
         job.tiles,
         job.survey,
         job.scaling,
-        VirtualAnomalies(recipe.amplitudes),
+        virtual_anomaly(recipe.amplitudes),
         halo=job.detector.halo,
         seed=options.seed,
         crop=job.crop if recipe.jitter else None,

@@ -20,22 +20,33 @@ from asd_cli.staging import StagedFiles
 from asd_cli.workflows.checkpoint import Checkpoint, Progress
 from asd_cli.workflows.interrupt import DeferredInterrupt
 
+_RISE = 0.2
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps, epochs and learning rate. With decay ``cosine`` the rate falls from `learning_rate` to 2 % of it."""
+    """Steps, epochs and learning rate.
+
+    With decay ``cosine`` the rate falls from `learning_rate` to 2 % of it; with ``one-cycle`` it first rises from
+    4 % of it during a fifth of the steps and then falls to 0 (Smith and Topin 2019).
+    """
 
     steps: int
     steps_per_epoch: int
     learning_rate: float
     weight_decay: float
-    decay: Literal["none", "cosine"]
+    decay: Literal["none", "cosine", "one-cycle"]
 
     def rate(self, step: int) -> float:
         """Learning rate of a step (counted from 0)."""
         if self.decay == "none":
             return self.learning_rate
-        return self.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+        if self.decay == "one-cycle":
+            rise = _RISE * self.steps
+            if step < rise:
+                return self.learning_rate * (0.04 + 0.96 * _half_wave(1 - step / rise))
+            return self.learning_rate * _half_wave((step - rise) / (self.steps - rise))
+        return self.learning_rate * (0.02 + 0.98 * _half_wave(step / self.steps))
 
 
 class Batches(Protocol):
@@ -198,6 +209,11 @@ class TrainingLoop:
                 writer.writeheader()
                 writer.writerows(progress.rows)
             staged.commit()
+
+
+def _half_wave(part: float) -> float:
+    """From 1 at 0 to 0 at 1."""
+    return 0.5 * (1 + math.cos(math.pi * part))
 
 
 def _added(sums: Mapping[str, float], values: Mapping[str, float]) -> dict[str, float]:

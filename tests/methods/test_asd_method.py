@@ -32,7 +32,7 @@ def test_every_registered_method_is_a_detector_of_that_name(name: str) -> None:
 
 
 def test_unknown_method() -> None:
-    with pytest.raises(InputError, match="method 'x': not known; methods: asd"):
+    with pytest.raises(InputError, match=r"method 'x': not known; methods: .*asd"):
         method_class("x")
 
 

@@ -18,15 +18,17 @@ from asd_cli.nn.products import hidden_layer
     dilation=st.sampled_from([1, 2, 4]),
     batch=st.integers(1, 3),
     extra=st.tuples(st.integers(0, 9), st.integers(0, 9)),
-    bias=st.booleans(),
+    bias=st.tuples(st.booleans(), st.booleans()),
     strip=st.sampled_from([1, 20, 4096]),
     seed=st.integers(0, 99),
 )
 def test_value_and_gradients_are_those_of_convolutions(
-    kernel: int, stride: int, dilation: int, batch: int, extra: tuple[int, int], *, bias: bool, strip: int, seed: int
-) -> None:
+    kernel: int, stride: int, dilation: int, *, batch: int, extra: tuple[int, int], bias: tuple[bool, bool],
+    strip: int, seed: int,
+) -> None:  # fmt: skip
     torch.manual_seed(seed)
-    first, last = nn.Conv2d(3, 7, kernel).double(), nn.Conv2d(7, 2, 1, bias=bias).double()
+    first = nn.Conv2d(3, 7, kernel, bias=bias[0]).double()
+    last = nn.Conv2d(7, 2, 1, bias=bias[1]).double()
     reach = dilation * (kernel - 1) + 1
     x = torch.randn(batch, 3, reach + extra[0], reach + extra[1], dtype=torch.double, requires_grad=True)
     expected = last(F.relu(F.conv2d(x, first.weight, first.bias, stride=stride, dilation=dilation)))

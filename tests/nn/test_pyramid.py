@@ -118,3 +118,14 @@ def test_masked_norm_ignores_what_is_outside_the_mask() -> None:
     first, second = MaskedBatchNorm2d(3), MaskedBatchNorm2d(3)
     assert torch.equal(first(x, mask)[..., :3, :], second(other, mask)[..., :3, :])
     assert torch.equal(first.running_var, second.running_var)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_without_bias_it_is_the_pyramid_of_zero_biases(scale: float) -> None:
+    bare, full = (DensePyramid(2, 3, scales=[scale], bias=bias) for bias in (False, True))
+    assert not [name for name in bare.state_dict() if name.endswith("bias")]
+    state = {name: torch.zeros_like(value) for name, value in full.state_dict().items()}
+    full.load_state_dict(state | bare.state_dict())
+    x = torch.randn(1, 2, 9 + 2 * bare.halo, 8 + 2 * bare.halo)
+    assert torch.equal(bare(x), full(x))
+    assert not bare(torch.zeros_like(x)).any()

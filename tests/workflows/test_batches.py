@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from asd_cli.data.amplitudes import Amplitudes
-from asd_cli.data.augment import VirtualAnomalies
+from asd_cli.data.localised import LocalAmplitudes
 from asd_cli.data.pieces import Survey, survey_tiles
 from asd_cli.data.scaling import Scaling
 from asd_cli.data.tiles import TileSet
 from asd_cli.options import TileOptions
-from asd_cli.workflows.batches import PieceBatches
+from asd_cli.workflows.batches import PieceBatches, virtual_anomaly
 from asd_cli.workflows.tilesets import open_tiles
 
 HALO, CROP = 16, 32
@@ -46,11 +46,13 @@ def survey(tiles: TileSet) -> Survey:
 def make(tiles: TileSet, survey: Survey, **changes: Any) -> PieceBatches:
     given = {"halo": HALO, "seed": 1, "crop": CROP, "review_pieces": None} | changes
     scaling = Scaling.robust(survey.sample)
-    return PieceBatches(tiles, survey, scaling, VirtualAnomalies(Amplitudes()), **given)
+    maker = virtual_anomaly(given.pop("amplitudes", Amplitudes()))
+    return PieceBatches(tiles, survey, scaling, maker, **given)
 
 
 def same(one: Any, two: Any) -> bool:
-    return all(torch.equal(getattr(one, name), getattr(two, name)) for name in ("image", "virtual", "mask"))
+    pairs = [(getattr(one, name), getattr(two, name)) for name in ("image", "virtual", "mask", "changed")]
+    return all(a is b is None or torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("crop", [CROP, None])
@@ -120,3 +122,24 @@ def test_virtual_anomalies_stay_in_the_range_of_normal_pixels(tiles: TileSet, su
         tolerance = 1e-4 * (scaling.high - scaling.low)[:, None, None]
         assert (virtual >= scaling.low[:, None, None] - tolerance).all()
         assert (virtual <= scaling.high[:, None, None] + tolerance).all()
+
+
+def test_localised_anomalies_say_which_pixels_they_changed(tiles: TileSet, survey: Survey) -> None:
+    batches = make(tiles, survey, amplitudes=LocalAmplitudes())
+    shares = []
+    for step in range(12):
+        batch = batches.batch(step)
+        assert batch.changed is not None
+        assert batch.changed.shape == batch.mask.shape
+        inner = (batch.virtual - batch.image)[0, :, HALO:-HALO, HALO:-HALO].abs().amax(dim=0)
+        assert float(inner[~batch.changed[0]].max()) < 1e-3
+        assert batch.virtual.isfinite().all()
+        shares.append(float(batch.changed.float().mean()))
+    assert 0.02 < np.mean(shares) < 0.6
+    assert same(batches.batch(5), make(tiles, survey, amplitudes=LocalAmplitudes()).batch(5))
+
+
+def test_whole_image_anomalies_change_every_pixel(tiles: TileSet, survey: Survey) -> None:
+    changed = make(tiles, survey).batch(0).changed
+    assert changed is not None
+    assert changed.all()

@@ -9,18 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from asd_cli.methods.asd.encoder import PyramidEncoder
+from asd_cli.methods.scaled import RANGE, normalised
 from asd_cli.nn.pyramid import PatchNetwork
 
 if TYPE_CHECKING:
     import onnxruntime
-
-RANGE = 3.0
-"""Network inputs are clamped to +-3: far outside the normal range, yet no single pixel can swamp a patch."""
-
-
-def normalised(x: Tensor, low: Tensor, slope: Tensor) -> Tensor:
-    """Raw pixels to the network's range: low -> -1, low + 2 / slope -> 1, clamped far outside."""
-    return ((x - low) * slope - 1.0).clamp(-RANGE, RANGE)
 
 
 class FoldedEncoder(nn.Module):

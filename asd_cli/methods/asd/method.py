@@ -10,40 +10,36 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from asd_cli.data.scaling import Scaling
 from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import InputError, ModelFileError
 from asd_cli.methods.asd.encoder import EncoderOutput, PyramidEncoder
-from asd_cli.methods.asd.folded import FoldedEncoder, normalised
+from asd_cli.methods.asd.folded import FoldedEncoder
 from asd_cli.methods.asd.half import HalfScorer
 from asd_cli.methods.asd.objective import AsdLosses, AsdObjective
 from asd_cli.methods.asd.recipes import RECIPES
 from asd_cli.methods.base import DescriptorDetector
 from asd_cli.methods.recipe import TrainingPlan
+from asd_cli.methods.scaled import ScaledDetector
 from asd_cli.methods.settings import NoSettings, read_settings
 from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, OnnxEngine, torch_engine
 from asd_cli.nn.fused import available
-from asd_cli.nn.pyramid import scale_exponent
+from asd_cli.nn.pyramid import checked_pyramid
 from asd_cli.options import LOSSES, TrainOptions
 
-_LENGTHS, _PATCHES, _SCALES, _SCALE_COUNT = (1, 256), (10, 127), (1 / 16, 16.0), 8
 
-
-class AsdMethod(DescriptorDetector):
+class AsdMethod(ScaledDetector, DescriptorDetector):
     """Pyramid-patch encoder, compact centre and radius, normal Gaussian (AAAI 2023)."""
 
     name: ClassVar[str] = "asd"
 
     def __init__(self, bands: int, *, length: int, scales: tuple[float, ...], patch_size: int) -> None:
-        super().__init__()
-        self.bands, self.length = bands, length
+        super().__init__(bands)
+        self.length = length
         self._config = {"length": length, "scales": list(scales), "patch_size": patch_size}
         self.encoder = PyramidEncoder(bands, length=length, scales=scales, patch_size=patch_size)
         self.halo, self.align = self.encoder.halo, self.encoder.align
         for name, value in {
-            "low": torch.zeros(bands),
-            "high": torch.ones(bands),
             "center": torch.zeros(length),
             "radius": torch.tensor(3.0),
             "mean": torch.zeros(length),
@@ -51,8 +47,6 @@ class AsdMethod(DescriptorDetector):
             "whitening": torch.tensor(np.eye(length), dtype=torch.float32),
         }.items():
             self.register_buffer(name, value)
-        self.low: Tensor
-        self.high: Tensor
         self.center: Tensor
         self.radius: Tensor
         self.mean: Tensor
@@ -65,7 +59,7 @@ class AsdMethod(DescriptorDetector):
         Raises:
             ValueError: no scales, a scale that is no power of two, a patch or a length that is out of range.
         """
-        return cls(bands, **_checked(**config))
+        return cls(bands, **checked_pyramid(**config))
 
     @classmethod
     def plan(cls, options: TrainOptions) -> TrainingPlan:
@@ -79,7 +73,7 @@ class AsdMethod(DescriptorDetector):
         if not used:
             raise InputError("--without: all three losses are switched off; keep at least one")
         try:
-            config = _checked(options.length, options.scales, options.patch_size)
+            config = checked_pyramid(options.length, options.scales, options.patch_size)
         except ValueError as error:
             raise InputError(f"--scales, --length or --patch-size: {error}") from error
         recipe = RECIPES[options.recipe]
@@ -98,15 +92,6 @@ class AsdMethod(DescriptorDetector):
     def config(self) -> dict[str, Any]:
         """JSON-ready arguments of `create`."""
         return dict(self._config)
-
-    def set_scaling(self, scaling: Scaling) -> None:
-        """Take over the range of each band in normal pixels."""
-        self.low.copy_(torch.from_numpy(scaling.low))
-        self.high.copy_(torch.from_numpy(scaling.high))
-
-    def normalise(self, x: Tensor) -> Tensor:
-        """Raw pixels to the network's range: low -> -1, high -> 1, clamped far outside."""
-        return normalised(x, self.low.view(1, -1, 1, 1), (2.0 / (self.high - self.low)).view(1, -1, 1, 1))
 
     def encode(self, x: Tensor, mask: Tensor | None = None) -> EncoderOutput:
         """Raw pixels with halo -> descriptors and reconstruction; see `PyramidEncoder`."""
@@ -152,23 +137,5 @@ class AsdMethod(DescriptorDetector):
 
     def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         super()._check_arrays(arrays)
-        if not (arrays["high"] > arrays["low"]).all():
-            raise ModelFileError("the scaling of the bands is damaged: a range is empty")
         if not (arrays["encoder.norm.running_var"] >= 0).all():
             raise ModelFileError("tensor encoder.norm.running_var is damaged: a variance is negative")
-
-
-def _checked(length: int, scales: Any, patch_size: int) -> dict[str, Any]:
-    """The architecture, in range, before anything is built from it."""
-    length, patch_size, scales = int(length), int(patch_size), tuple(float(scale) for scale in scales)
-    if not _LENGTHS[0] <= length <= _LENGTHS[1]:
-        raise ValueError(f"length {length} is not within {_LENGTHS[0]}..{_LENGTHS[1]}")
-    if not _PATCHES[0] <= patch_size <= _PATCHES[1]:
-        raise ValueError(f"patch size {patch_size} is not within {_PATCHES[0]}..{_PATCHES[1]}")
-    if not 1 <= len(scales) <= _SCALE_COUNT:
-        raise ValueError(f"{len(scales)} scales; give 1 to {_SCALE_COUNT}")
-    for scale in scales:
-        if not _SCALES[0] <= scale <= _SCALES[1]:
-            raise ValueError(f"scale {scale:g} is not within 1/16..16")
-        scale_exponent(scale)
-    return {"length": length, "scales": scales, "patch_size": patch_size}

@@ -1,0 +1,92 @@
+"""What the trained methods share: the input convention, settings with ranges, and figures of held-out pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from asd_cli.data.scaling import Scaling
+from asd_cli.errors import InputError, ModelFileError
+from asd_cli.methods.base import Detector, TrainingBatch
+from asd_cli.methods.settings import read_settings
+from asd_cli.options import TrainOptions
+
+RANGE = 3.0
+"""Network inputs are clamped to +-3: far outside the normal range, yet no single pixel can swamp a patch."""
+_ASD_OPTIONS = ("length", "scales", "patch_size", "without", "loss_form")
+S = TypeVar("S")
+
+
+def normalised(x: Tensor, low: Tensor, slope: Tensor) -> Tensor:
+    """Raw pixels to the network's range: low -> -1, low + 2 / slope -> 1, clamped far outside."""
+    return ((x - low) * slope - 1.0).clamp(-RANGE, RANGE)
+
+
+class ScaledDetector(Detector):
+    """A method whose network sees each band's range of normal pixels as -1 to 1; the range travels in the model."""
+
+    def __init__(self, bands: int) -> None:
+        super().__init__()
+        self.bands = bands
+        self.register_buffer("low", torch.zeros(bands))
+        self.register_buffer("high", torch.ones(bands))
+        self.low: Tensor
+        self.high: Tensor
+
+    def set_scaling(self, scaling: Scaling) -> None:
+        """Take over the range of each band in normal pixels."""
+        self.low.copy_(torch.from_numpy(scaling.low))
+        self.high.copy_(torch.from_numpy(scaling.high))
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Raw pixels to the network's range: low -> -1, high -> 1, clamped far outside."""
+        return normalised(x, self.low.view(1, -1, 1, 1), (2.0 / (self.high - self.low)).view(1, -1, 1, 1))
+
+    def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        super()._check_arrays(arrays)
+        if not (arrays["high"] > arrays["low"]).all():
+            raise ModelFileError("the scaling of the bands is damaged: a range is empty")
+
+
+def settings_of(kind: type[S], options: TrainOptions, *, method: str, uses: Iterable[str] = ()) -> S:
+    """The settings of a method that has the recipe `quick` alone, and of the options made for ASD those in `uses`.
+
+    Raises:
+        InputError: another recipe, an option that the method would ignore, or a setting that it refuses.
+    """
+    if options.recipe != "quick":
+        raise InputError(f"--recipe {options.recipe}: the method {method} has no such recipe; it has: quick")
+    for name in _ASD_OPTIONS:
+        if name not in uses and getattr(options, name) != getattr(TrainOptions(), name):
+            raise InputError(f"--{name.replace('_', '-')}: means nothing to the method {method}; leave it out")
+    try:
+        return read_settings(kind, options.method_options, method=method)
+    except ValueError as error:
+        raise InputError(f"--option {error}") from error
+
+
+def check_within(settings: object, **ranges: tuple[float, float]) -> None:
+    """Refuse settings, by name, that are outside their range, the ends included.
+
+    Raises:
+        ValueError: one is; the text says which.
+    """
+    for name, (least, most) in ranges.items():
+        value = getattr(settings, name)
+        if not (isinstance(value, (int, float)) and least <= value <= most):
+            raise ValueError(f"{name}={value} is not within {least:g}..{most:g}")
+
+
+def mean_distance(detector: Detector, batches: Iterable[TrainingBatch]) -> float:
+    """Mean distance of the pixels that count; 0 without any."""
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for batch in batches:
+            found = detector.distances(batch.image)[batch.mask]
+            total += float(found.sum())
+            count += found.numel()
+    return total / max(count, 1)
