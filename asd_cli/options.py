@@ -138,7 +138,7 @@ class CompareOptions:
     split: str = FIRST_HALF
     folds: int | None = None
     maps: int = 4
-    recipe: Literal["quick", "paper"] = "quick"
+    recipe: Literal["standard", "quick", "paper"] = "standard"
     steps: int | None = None
     holdout: float = 0.2
     false_alarm_rate: float = 0.001

@@ -62,8 +62,8 @@ class Range(Detector):
 
     @classmethod
     def plan(cls, options: TrainOptions) -> TrainingPlan:
-        if options.recipe != "quick":
-            raise InputError(f"--recipe {options.recipe}: the method range has only quick")
+        if options.recipe != TrainOptions.recipe:
+            raise InputError(f"--recipe {options.recipe}: the method range has no such recipe")
         return TrainingPlan({}, FITTED, {})
 
     def set_scaling(self, scaling: Scaling) -> None:
