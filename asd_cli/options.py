@@ -49,8 +49,8 @@ class TrainOptions:
     recipe: Literal["standard", "quick", "paper"] = "standard"
     steps: int | None = None
     crop: int | None = None
-    length: int = 5
-    scales: tuple[float, ...] = (0.5, 1.0, 2.0)
+    length: int | None = None
+    scales: tuple[float, ...] | None = None
     patch_size: int = 15
     without: tuple[str, ...] = ()
     loss_form: Literal["published", "paper"] = "published"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ class Detector(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def create(cls, bands: int, **config: Any) -> Self:
+    def create(cls, bands: int, **config: Any) -> Detector:
         """A method with untrained weights, drawn from torch's random state.
 
         Raises:
@@ -99,7 +99,7 @@ class Detector(nn.Module, ABC):
         """What training minimises; its module is or holds this method. None: there is nothing to train step by step."""
 
     @classmethod
-    def restore(cls, bands: int, config: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+    def restore(cls, bands: int, config: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Detector:
         """The method that `config` and `arrays` describe; no memory is taken before they are known to fit.
 
         Raises:
@@ -145,6 +145,20 @@ class DescriptorDetector(Detector):
     @abstractmethod
     def set_gaussian(self, gaussian: Gaussian) -> None:
         """Measure distances from this Gaussian from now on."""
+
+
+class EvidenceDetector(DescriptorDetector):
+    """A method that weighs `signs` values of a pixel by how rarely held-out normal pixels show as much."""
+
+    signs: ClassVar[int]
+
+    @abstractmethod
+    def sign_engine(self, device: torch.device, side: int) -> Engine:
+        """What maps blocks of side x side px to their (batch, signs, side, side) values, as the detector is now."""
+
+    @abstractmethod
+    def set_evidence(self, rows: NDArray[np.float32]) -> None:
+        """Weigh signs from now on by those of held-out normal pixels (n, signs)."""
 
 
 class Objective(Protocol):

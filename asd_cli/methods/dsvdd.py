@@ -15,10 +15,16 @@ from torch import Tensor
 
 from asd_cli.data.amplitudes import Amplitudes
 from asd_cli.density.sample import PixelSample
-from asd_cli.errors import InputError
 from asd_cli.methods.base import TrainingBatch
 from asd_cli.methods.recipe import Recipe, TrainingPlan
-from asd_cli.methods.scaled import RANGE, ScaledDetector, check_within, mean_distance, settings_of
+from asd_cli.methods.scaled import (
+    RANGE,
+    ScaledDetector,
+    check_within,
+    mean_distance,
+    pyramid_config,
+    settings_of,
+)
 from asd_cli.nn.engines import Engine, OnnxEngine
 from asd_cli.nn.masked import masked_mean
 from asd_cli.nn.pyramid import DensePyramid, checked_pyramid
@@ -94,10 +100,7 @@ class DsvddMethod(ScaledDetector):
             InputError: settings or an architecture out of range, or options that mean nothing here.
         """
         settings = settings_of(DsvddSettings, options, method=cls.name, uses=("length", "scales", "patch_size"))
-        try:
-            config = checked_pyramid(options.length, options.scales, options.patch_size)
-        except ValueError as error:
-            raise InputError(f"--scales, --length or --patch-size: {error}") from error
+        config = pyramid_config(options, length=5, scales=(0.5, 1.0, 2.0))
         facts = {"boundary": settings.boundary}
         return TrainingPlan(config, RECIPE, facts | ({"nu": settings.nu} if settings.boundary == "soft" else {}))
 

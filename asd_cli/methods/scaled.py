@@ -13,6 +13,7 @@ from asd_cli.data.scaling import Scaling
 from asd_cli.errors import InputError, ModelFileError
 from asd_cli.methods.base import Detector, TrainingBatch
 from asd_cli.methods.settings import read_settings
+from asd_cli.nn.pyramid import checked_pyramid
 from asd_cli.options import TrainOptions
 
 RANGE = 3.0
@@ -53,13 +54,13 @@ class ScaledDetector(Detector):
 
 
 def settings_of(kind: type[S], options: TrainOptions, *, method: str, uses: Iterable[str] = ()) -> S:
-    """The settings of a method that has the recipe `quick` alone, and of the options made for ASD those in `uses`.
+    """The settings of a method that has one recipe alone, and of the options made for ASD those in `uses`.
 
     Raises:
         InputError: another recipe, an option that the method would ignore, or a setting that it refuses.
     """
-    if options.recipe != "quick":
-        raise InputError(f"--recipe {options.recipe}: the method {method} has no such recipe; it has: quick")
+    if options.recipe != TrainOptions().recipe:
+        raise InputError(f"--recipe {options.recipe}: is one of the method asd; leave it out for {method}")
     for name in _ASD_OPTIONS:
         if name not in uses and getattr(options, name) != getattr(TrainOptions(), name):
             raise InputError(f"--{name.replace('_', '-')}: means nothing to the method {method}; leave it out")
@@ -67,6 +68,18 @@ def settings_of(kind: type[S], options: TrainOptions, *, method: str, uses: Iter
         return read_settings(kind, options.method_options, method=method)
     except ValueError as error:
         raise InputError(f"--option {error}") from error
+
+
+def pyramid_config(options: TrainOptions, *, length: int, scales: tuple[float, ...]) -> dict[str, Any]:
+    """Architecture of a pyramid: what the options say, else this length and these scales.
+
+    Raises:
+        InputError: it is out of range.
+    """
+    try:
+        return checked_pyramid(options.length or length, options.scales or scales, options.patch_size)
+    except ValueError as error:
+        raise InputError(f"--scales, --length or --patch-size: {error}") from error
 
 
 def check_within(settings: object, **ranges: tuple[float, float]) -> None:

@@ -14,11 +14,11 @@ from asd_cli.data.pieces import Piece
 from asd_cli.data.tiles import TileSet
 from asd_cli.density.calibration import Calibration
 from asd_cli.density.sample import PixelSample
-from asd_cli.methods.base import Detector
+from asd_cli.methods.base import Detector, EvidenceDetector
 from asd_cli.metrics.histogram import ScoreCollector
 from asd_cli.metrics.roc import auc
 from asd_cli.vector.labels import IGNORED
-from asd_cli.workflows.fitting import PIECE_BLOCK, Advance, mapped_pieces
+from asd_cli.workflows.fitting import PIECE_BLOCK, Advance, mapped_pieces, weigh_signs
 from asd_cli.workflows.mapping import BlockMapper
 
 _log = logging.getLogger(__name__)
@@ -81,8 +81,11 @@ def calibrate(
 ) -> tuple[Calibration, HeldOutFigures]:
     """Distances of held-out normal pixels -> calibration, and how good it looks; warns of what makes it doubtful.
 
-    At most two million distances are kept, a uniform sample where there are more.
+    A detector of several signs first learns from the same pixels how to weigh them. At most two million distances are
+    kept, a uniform sample where there are more.
     """
+    if isinstance(detector, EvidenceDetector):
+        weigh_signs(detector, tiles, pieces, device, seed)
     with BlockMapper(detector.distance_engine(device, PIECE_BLOCK), detector.halo) as mapper:
         kept = _collect(mapper, tiles, pieces, seed, advance)
     distances = kept.everything.rows[:, 0]

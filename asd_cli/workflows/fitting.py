@@ -14,14 +14,16 @@ from asd_cli.data.pieces import Piece, PieceData, read_piece
 from asd_cli.data.tiles import LabelledTile, TileSet
 from asd_cli.density.gaussian import Gaussian, fit_ledoit_wolf
 from asd_cli.density.moments import Moments
+from asd_cli.density.sample import PixelSample
 from asd_cli.errors import TrainingError
-from asd_cli.methods.base import DescriptorDetector
+from asd_cli.methods.base import DescriptorDetector, EvidenceDetector
 from asd_cli.raster.windows import Window
 from asd_cli.workflows.mapping import BlockMapper
 
 _log = logging.getLogger(__name__)
 _PIXELS_PER_VALUE = 50  # fewer pixels than this for each entry of the covariance and the fit is shaky
 _CONTAMINATED = 4.0  # mean squared distance of a tile under the others, in units of what normal pixels have
+_SIGN_PIXELS = 500_000
 _THIN = 1e-10  # variance of a direction, relative to the widest, that is rounding of float32 descriptors
 PIECE_BLOCK = 128
 """Side in pixels of the blocks that pieces of tiles are computed in, on every device: pieces are small."""
@@ -65,6 +67,19 @@ def tile_moments(
             moments = Moments.of(values[:, data.normal].T)
             found[piece.tile] = found[piece.tile].merge(moments) if piece.tile in found else moments
     return found
+
+
+def weigh_signs(
+    detector: EvidenceDetector, tiles: TileSet, pieces: Sequence[Piece], device: torch.device, seed: int
+) -> None:
+    """Show the detector the signs of normal pixels, a uniform sample where there are more than half a million."""
+    sample = PixelSample(_SIGN_PIXELS, detector.signs, seed)
+    with BlockMapper(detector.sign_engine(device, PIECE_BLOCK), detector.halo, channels=detector.signs) as mapper:
+        for piece, data, values in mapped_pieces(mapper, tiles, pieces, lambda count: None):
+            sample.add(values[:, data.normal].T, (piece.tile, piece.window.row, piece.window.col))
+    if not len(sample.rows):
+        raise TrainingError("no held-out normal pixel has finite values; check the tiles (--bands, --nodata)")
+    detector.set_evidence(sample.rows)
 
 
 def merged(parts: Sequence[Moments], length: int) -> Moments:

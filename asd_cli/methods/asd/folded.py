@@ -15,17 +15,19 @@ from asd_cli.nn.pyramid import PatchNetwork
 if TYPE_CHECKING:
     import onnxruntime
 
+    from asd_cli.nn.onnx_graph import OnnxGraph
+
 
 class FoldedEncoder(nn.Module):
     """Raw pixels to ``A (descriptor - mean)``; its norm is the Mahalanobis distance if A whitens (AAAI 2023, Eq. 7).
 
     Everything after a scale's last ReLU is linear: last convolution, batch normalisation with its running statistics,
-    descriptor head, A. So the result is ``offset + sum_s U_s relu_s`` with U_s (L, 128).
+    descriptor head, A. So the result is ``offset + sum_s U_s relu_s`` with U_s (R, 128).
 
     Args:
         encoder: trained; it is copied.
         low, high: (bands,) raw values that are -1 and 1 for the encoder.
-        mean, matrix: (L,) and A (L, L).
+        mean, matrix: (L,) and A (R, L).
     """
 
     def __init__(self, encoder: PyramidEncoder, low: Tensor, high: Tensor, mean: Tensor, matrix: Tensor) -> None:
@@ -54,7 +56,7 @@ class FoldedEncoder(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, L, H, W)."""
+        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, R, H, W)."""
         total = self.offset
         for part in self.pyramid.parts(self.normalise(x)):
             total = total + part
@@ -70,20 +72,31 @@ class FoldedEncoder(nn.Module):
         return distance
 
     def session(self, side: int, *, distances: bool) -> onnxruntime.InferenceSession:
-        """The same for ONNX Runtime: one block (1, bands, side + 2 halo, side + 2 halo) -> (1, L, side, side), or
+        """The same for ONNX Runtime: one block (1, bands, side + 2 halo, side + 2 halo) -> (1, R, side, side), or
         (1, 1, side, side) if distances are wanted."""
-        from asd_cli.nn.onnx_graph import OnnxGraph, add_pyramid, array
+        from asd_cli.nn.onnx_graph import OnnxGraph
 
         graph = OnnxGraph()
-        x = graph.add("Sub", "x", graph.constant(array(self.low)))
-        x = graph.add("Sub", graph.add("Mul", x, graph.constant(array(self.slope))), graph.constant(1.0))
-        x = graph.add("Clip", x, graph.constant(-RANGE), graph.constant(RANGE))
-        parts = add_pyramid(graph, self.pyramid, x, (side, side))
-        total = graph.add("Add", graph.add("Sum", *parts), graph.constant(array(self.offset)))
+        total = self.add_to(graph, self.add_normalised(graph), side)
         if distances:
             total = graph.add("ReduceL2", total, graph.constant([1], "int64"), keepdims=1)
         around = side + 2 * self.halo
         return graph.session(total, (1, self.low.shape[1], around, around))
+
+    def add_normalised(self, graph: OnnxGraph) -> str:
+        """`normalise` as nodes, from the input of the graph."""
+        from asd_cli.nn.onnx_graph import array
+
+        x = graph.add("Sub", "x", graph.constant(array(self.low)))
+        x = graph.add("Sub", graph.add("Mul", x, graph.constant(array(self.slope))), graph.constant(1.0))
+        return graph.add("Clip", x, graph.constant(-RANGE), graph.constant(RANGE))
+
+    def add_to(self, graph: OnnxGraph, x: str, side: int) -> str:
+        """What follows `normalise` as nodes: (1, bands, side + 2 halo, side + 2 halo) -> (1, R, side, side)."""
+        from asd_cli.nn.onnx_graph import add_pyramid, array
+
+        parts = add_pyramid(graph, self.pyramid, x, (side, side))
+        return graph.add("Add", graph.add("Sum", *parts), graph.constant(array(self.offset)))
 
 
 def _bias(layer: nn.Conv2d) -> Tensor:

@@ -15,15 +15,16 @@ from asd_cli.nn.pyramid import Cut, PatchNetwork
 
 
 class HalfScorer:
-    """Raw pixels to distances: networks in half precision, sums and the norm in float32.
+    """Raw pixels to distances, or to what they are the norm of: networks in half precision, the rest in float32.
 
     Args:
         folded: in float32, on the device that computes; it is copied, and stays there.
         fused: whether the last layers and the norm run as one Triton kernel, else as torch operations.
+        norm: whether distances are wanted.
     """
 
-    def __init__(self, folded: FoldedEncoder, *, fused: bool) -> None:
-        self._folded, self._fused = copy.deepcopy(folded), fused
+    def __init__(self, folded: FoldedEncoder, *, fused: bool, norm: bool = True) -> None:
+        self._folded, self._fused, self._norm = copy.deepcopy(folded), fused, norm
         pyramid = self._folded.pyramid
         order = sorted(range(len(pyramid.exponents)), key=lambda i: pyramid.exponents[i])  # coarse scales first
         self._scales = [(cast(PatchNetwork, pyramid.branches[i]), pyramid.exponents[i]) for i in order]
@@ -33,7 +34,7 @@ class HalfScorer:
                 layer.half()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, H, W) float32."""
+        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, H, W) float32, or (B, rows, H, W)."""
         halo = self._folded.halo
         height, width = (n - 2 * halo for n in x.shape[-2:])
         x = self._folded.normalise(x).half()
@@ -48,9 +49,11 @@ class HalfScorer:
                 part = part.repeat_interleave(cut.factor, 1).repeat_interleave(cut.factor, 2)
                 total = total + part[:, :height, :width]
             else:
-                norm = number == len(self._scales) - 1
+                norm = self._norm and number == len(self._scales) - 1
                 image = cut.image(x, exponent)
                 total = self._layers(branch, weights, image, cut.factor, (height, width), total, norm=norm)
+        if not self._norm:
+            return total[..., : self._folded.offset.shape[1]].movedim(-1, 1)
         return total if total.ndim == 3 else torch.linalg.vector_norm(total, dim=-1)
 
     def _layers(

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from asd_cli.data.localised import LocalAmplitudes
 from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import InputError, ModelFileError
 from asd_cli.methods.asd.encoder import EncoderOutput, PyramidEncoder
 from asd_cli.methods.asd.folded import FoldedEncoder
 from asd_cli.methods.asd.half import HalfScorer
+from asd_cli.methods.asd.localised import LocalisedAsd
 from asd_cli.methods.asd.objective import AsdLosses, AsdObjective
 from asd_cli.methods.asd.recipes import RECIPES
-from asd_cli.methods.base import DescriptorDetector
+from asd_cli.methods.base import DescriptorDetector, Detector
 from asd_cli.methods.recipe import TrainingPlan
-from asd_cli.methods.scaled import ScaledDetector
+from asd_cli.methods.scaled import ScaledDetector, pyramid_config
 from asd_cli.methods.settings import NoSettings, read_settings
 from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, OnnxEngine, torch_engine
@@ -53,12 +55,14 @@ class AsdMethod(ScaledDetector, DescriptorDetector):
         self.whitening: Tensor
 
     @classmethod
-    def create(cls, bands: int, **config: Any) -> Self:
-        """A method with untrained weights; `config` holds length, scales and patch_size.
+    def create(cls, bands: int, **config: Any) -> Detector:
+        """A method with untrained weights; `config` holds length, scales and patch_size, and how it was ``taught``.
 
         Raises:
             ValueError: no scales, a scale that is no power of two, a patch or a length that is out of range.
         """
+        if config.pop("taught", None):
+            return LocalisedAsd.create(bands, **config)
         return cls(bands, **checked_pyramid(**config))
 
     @classmethod
@@ -69,13 +73,12 @@ class AsdMethod(ScaledDetector, DescriptorDetector):
             InputError: all losses are off, or the architecture is out of range.
         """
         read_settings(NoSettings, options.method_options, method=cls.name)
+        if isinstance(RECIPES[options.recipe].amplitudes, LocalAmplitudes):
+            return LocalisedAsd.plan(options)
         used = [name for name in LOSSES if name not in options.without]
         if not used:
             raise InputError("--without: all three losses are switched off; keep at least one")
-        try:
-            config = checked_pyramid(options.length, options.scales, options.patch_size)
-        except ValueError as error:
-            raise InputError(f"--scales, --length or --patch-size: {error}") from error
+        config = pyramid_config(options, length=5, scales=(0.5, 1.0, 2.0))  # the paper's
         recipe = RECIPES[options.recipe]
         facts = {
             "losses": used,

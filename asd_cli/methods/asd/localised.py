@@ -1,0 +1,158 @@
+"""ASD taught with localised virtual anomalies: the paper's encoder with an anomaly head, and a Gaussian of the bands.
+
+The head says pixel by pixel how much a place looks like a virtual anomaly; the Mahalanobis distance of the bands (RX,
+Reed and Yu 1990) says how odd its colour is. Each is weighed by how rarely normal pixels show as much (`evidence`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from asd_cli.density.gaussian import Gaussian
+from asd_cli.errors import InputError
+from asd_cli.methods.asd.encoder import PyramidEncoder
+from asd_cli.methods.asd.evidence import Evidence
+from asd_cli.methods.asd.recipes import RECIPES
+from asd_cli.methods.asd.signs import FoldedSigns
+from asd_cli.methods.base import EvidenceDetector, TrainingBatch
+from asd_cli.methods.recipe import TrainingPlan
+from asd_cli.methods.scaled import ScaledDetector, pyramid_config
+from asd_cli.nn.engines import Engine
+from asd_cli.nn.masked import masked_mean
+from asd_cli.nn.pyramid import checked_pyramid
+from asd_cli.options import TrainOptions
+
+_LENGTH, _SCALES = 16, (0.25, 0.5, 1.0, 2.0)
+
+
+class LocalisedAsd(ScaledDetector, EvidenceDetector):
+    """Two signs of an anomaly: the distance of a pixel's bands from their Gaussian, and the logit of the head."""
+
+    name: ClassVar[str] = "asd"
+    signs: ClassVar[int] = 2
+
+    def __init__(self, bands: int, *, length: int, scales: tuple[float, ...], patch_size: int) -> None:
+        super().__init__(bands)
+        self.length = bands
+        self._config = {"taught": "localised", "length": length, "scales": list(scales), "patch_size": patch_size}
+        self.encoder = PyramidEncoder(bands, length=length, scales=scales, patch_size=patch_size)
+        self.anomaly_head = nn.Conv2d(length, 1, 1)
+        self.evidence = Evidence(self.signs)
+        self.halo, self.align = self.encoder.halo, self.encoder.align
+        self.register_buffer("mean", torch.zeros(bands))
+        self.register_buffer("whitening", torch.tensor(np.eye(bands), dtype=torch.float32))
+        self.mean: Tensor
+        self.whitening: Tensor
+
+    @classmethod
+    def create(cls, bands: int, **config: Any) -> Self:
+        """A method with untrained weights; `config` holds length, scales and patch_size.
+
+        Raises:
+            ValueError: no scales, a scale that is no power of two, a patch or a length that is out of range.
+        """
+        return cls(bands, **checked_pyramid(**config))
+
+    @classmethod
+    def plan(cls, options: TrainOptions) -> TrainingPlan:
+        """Architecture and recipe; the model file is told the virtual anomalies.
+
+        Raises:
+            InputError: options of the paper's losses, or an architecture out of range.
+        """
+        if options.without or options.loss_form != TrainOptions().loss_form:
+            raise InputError("--without and --loss-form change the paper's losses; add --recipe quick or paper")
+        config = pyramid_config(options, length=_LENGTH, scales=_SCALES)
+        recipe = RECIPES[options.recipe]
+        facts = {"virtual_anomalies": recipe.amplitudes.as_json()}
+        return TrainingPlan({"taught": "localised", **config}, recipe, facts)
+
+    def objective(self, options: TrainOptions, *, warmup_epochs: int) -> LocalisedObjective:
+        """Telling virtual anomalies from what is normal."""
+        return LocalisedObjective(self)
+
+    def config(self) -> dict[str, Any]:
+        """JSON-ready arguments of `AsdMethod.create`."""
+        return dict(self._config)
+
+    def logits(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, H, W): above 0 where anomalies are likelier.
+
+        `mask` (B, H, W): the pixels that count for the statistics of the normalisation in training.
+        """
+        found: Tensor = self.anomaly_head(self.encoder(self.normalise(x), mask).descriptors)[:, 0]
+        return found
+
+    def descriptors(self, x: Tensor) -> Tensor:
+        """The bands of each pixel on the network's range: raw, with halo -> (B, bands, H, W)."""
+        rows, cols = (slice(self.halo, n - self.halo) for n in x.shape[-2:])
+        return self.normalise(x[..., rows, cols])
+
+    def distances(self, x: Tensor) -> Tensor:
+        """Sum of the -log p of both signs; see `Detector` and `Evidence`."""
+        weight = self.whitening.view(self.bands, self.bands, 1, 1)
+        colour = F.conv2d(self.descriptors(x) - self.mean.view(1, -1, 1, 1), weight).norm(dim=1)
+        distance: Tensor = self.evidence(torch.stack([colour, self.logits(x)], dim=1))
+        return distance
+
+    def distance_engine(self, device: torch.device, side: int) -> Engine:
+        """The folded encoder; see `FoldedSigns.engine`."""
+        return self.folded().engine(device, side, weighed=True)
+
+    def sign_engine(self, device: torch.device, side: int) -> Engine:
+        """As `distance_engine`, with both signs as they are."""
+        return self.folded().engine(device, side, weighed=False)
+
+    def folded(self) -> FoldedSigns:
+        """Everything that scoring needs."""
+        return FoldedSigns(
+            self.encoder, self.anomaly_head, self.evidence, (self.low, self.high), (self.mean, self.whitening)
+        )
+
+    def set_gaussian(self, gaussian: Gaussian) -> None:
+        """Measure the distance of the bands from this Gaussian from now on."""
+        self.mean.copy_(torch.from_numpy(gaussian.mean).float())
+        self.whitening.copy_(torch.from_numpy(gaussian.whitening).float())
+
+    def set_evidence(self, rows: NDArray[np.float32]) -> None:
+        """Weigh signs from now on by those of held-out normal pixels (n, 2)."""
+        self.evidence.fit(rows)
+
+
+class LocalisedObjective:
+    """The logistic loss of the head, normal pixels and virtual anomalies counting the same."""
+
+    short_names: ClassVar[Mapping[str, str]] = {"loss": "loss", "held_out": "held-out"}
+
+    def __init__(self, method: LocalisedAsd) -> None:
+        self.module = method
+
+    def losses(self, batch: TrainingBatch, epoch: int) -> dict[str, Tensor]:
+        """Mean over unchanged normal pixels plus mean over changed ones."""
+        logits = self.module.logits(batch.virtual, batch.mask).float()
+        changed = torch.ones_like(batch.mask) if batch.changed is None else batch.changed
+        return {
+            "normal": masked_mean(F.softplus(logits), batch.mask & ~changed),
+            "virtual": masked_mean(F.softplus(-logits), batch.mask & changed),
+        }
+
+    def review(
+        self, epochs_done: int, training: Iterable[TrainingBatch], held_out: Iterable[TrainingBatch]
+    ) -> dict[str, float]:
+        """Mean loss of held-out normal pixels."""
+        total, count = 0.0, 0
+        self.module.eval()
+        with torch.inference_mode():
+            for batch in held_out:
+                values = F.softplus(self.module.logits(batch.image).float()[batch.mask])
+                total += float(values.sum())
+                count += values.numel()
+        self.module.train()
+        return {"held_out": total / max(count, 1)}

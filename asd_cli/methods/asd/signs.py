@@ -1,0 +1,89 @@
+"""Both signs of a localised ASD model, and their evidence, folded for scoring."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asd_cli.methods.asd.encoder import PyramidEncoder
+from asd_cli.methods.asd.evidence import Evidence
+from asd_cli.methods.asd.folded import FoldedEncoder
+from asd_cli.methods.asd.half import HalfScorer
+from asd_cli.nn.devices import placed
+from asd_cli.nn.engines import Engine, OnnxEngine, torch_engine
+from asd_cli.nn.fused import available
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+class FoldedSigns(nn.Module):
+    """Raw pixels to the distance of their bands and the logit of the head, or to the evidence of both.
+
+    Args:
+        encoder, head, evidence: trained; they are copied. The head is linear in the descriptors, so that encoder and
+            head fold into one row.
+        scaling: low and high (bands,), the raw values that are -1 and 1 for the encoder.
+        gaussian: mean (bands,) and whitening (bands, bands) of the bands on the encoder's range.
+    """
+
+    def __init__(
+        self,
+        encoder: PyramidEncoder,
+        head: nn.Conv2d,
+        evidence: Evidence,
+        scaling: tuple[Tensor, Tensor],
+        gaussian: tuple[Tensor, Tensor],
+    ) -> None:
+        super().__init__()
+        weight = head.weight.detach()[:, :, 0, 0]
+        self.encoder = FoldedEncoder(encoder, *scaling, weight.new_zeros(weight.shape[1]), weight)
+        if head.bias is not None:
+            self.encoder.offset += head.bias.detach().view(1, -1, 1, 1)
+        self.evidence = copy.deepcopy(evidence)
+        mean, whitening = gaussian
+        self.whiten = nn.Conv2d(len(mean), len(mean), 1)
+        self.whiten.weight.data.copy_(whitening[:, :, None, None])
+        self.whiten.bias = nn.Parameter(-(whitening.double() @ mean.double()).float())
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, 2, H, W)."""
+        return torch.cat([self.colour(x), self.encoder(x)], dim=1)
+
+    def colour(self, x: Tensor) -> Tensor:
+        """(B, 1, H, W): distances of the bands."""
+        halo = self.encoder.halo
+        bands = self.encoder.normalise(F.pad(x, (-halo,) * 4))
+        found: Tensor = torch.linalg.vector_norm(self.whiten(bands), dim=1, keepdim=True)
+        return found
+
+    def engine(self, device: torch.device, side: int, *, weighed: bool) -> Engine:
+        """What maps blocks to evidence, or to both signs: ONNX Runtime on the CPU, half precision on CUDA devices (for
+        evidence), plain torch elsewhere."""
+        if device.type == "cpu":
+            return OnnxEngine(self._session(side, weighed=weighed), side)
+        signs = placed(self, device)
+        if not weighed:
+            return torch_engine(signs, device, side)
+        if device.type != "cuda":
+            return torch_engine(lambda x: signs.evidence(signs(x)), device, side)
+        logits = HalfScorer(signs.encoder, fused=available(device), norm=False)
+        return torch_engine(lambda x: signs.evidence(torch.cat([signs.colour(x), logits(x)], dim=1)), device, side)
+
+    def _session(self, side: int, *, weighed: bool) -> onnxruntime.InferenceSession:
+        """For one block (1, bands, side + 2 halo, side + 2 halo) -> (1, 1 or 2, side, side)."""
+        from asd_cli.nn.onnx_graph import OnnxGraph
+
+        graph, halo = OnnxGraph(), self.encoder.halo
+        x = self.encoder.add_normalised(graph)
+        bands = graph.conv(graph.crop(x, halo, side, side), self.whiten)
+        colour = graph.add("ReduceL2", bands, graph.constant([1], "int64"), keepdims=1)
+        signs = [colour, self.encoder.add_to(graph, x, side)]
+        output = self.evidence.add_to(graph, signs) if weighed else graph.add("Concat", *signs, axis=1)
+        around = side + 2 * halo
+        return graph.session(output, (1, self.encoder.low.shape[1], around, around))
