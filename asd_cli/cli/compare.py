@@ -113,7 +113,11 @@ Examples:
     multiple=True,
     help='One more row: a name and options of asd train, such as long="--steps 2000"; may be repeated.',
 )
-@click.option("--ablation", is_flag=True, help="ASD with each of the 7 combinations of its losses, one row each.")
+@click.option(
+    "--ablation",
+    is_flag=True,
+    help="ASD with each of the 7 combinations of the paper's losses, one row each; --recipe paper for its schedule.",
+)
 @click.option(
     "--split",
     default=default(CompareOptions, "split"),

@@ -52,7 +52,7 @@ def test_variants_that_cannot_be_read(text: str, message: str) -> None:
 def small(make_tiles: Callable[..., Path], make_texture: Callable[..., Any], tmp_path: Path) -> Path:
     label = np.ones((40, 40), np.uint8)
     label[30:] = 2
-    return make_tiles(tmp_path / "tiles", [make_texture(seed, 1, 40, 40) for seed in range(2)], [label] * 2)
+    return make_tiles(tmp_path / "tiles", [make_texture(seed, 1, 40, 40) for seed in range(4)], [label] * 4)
 
 
 def run(small: Path, *words: str) -> Result:
@@ -67,7 +67,7 @@ def test_the_table_goes_to_standard_output(small: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["AUC", "AP", "mIoU*", "mIoU", "F1", "AUPRO", "train", "s", "Mpx/s", "model", "KiB"]
     assert lines[1].startswith("asd")
-    assert lines[2].startswith("1 training and 1 test tiles; * oracle")
+    assert lines[2].startswith("2 training and 2 test tiles; * oracle")
     again = json.loads(run(small, "--methods", "asd", "--json").stdout)
     assert f"{again['rows'][0]['mean']['auc']:.3f}" == lines[1].split()[1]
 

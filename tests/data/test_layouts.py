@@ -52,9 +52,9 @@ def smooth(seed: int, bands: int) -> Array:
 
 
 def deepglobe(folder: Path) -> list[Array]:
-    """Three tiles; the masks are not quite pure, as published: forest, then water, urban, unknown."""
+    """Four tiles; the masks are not quite pure, as published: forest, then water, urban, unknown."""
     images = []
-    for place in range(3):
+    for place in range(4):
         images.append(jpeg(folder / f"{place}_sat.jpg", smooth(place, 3)))
         mask = np.zeros((3, SIDE, SIDE), np.uint8)
         mask[1, :32] = 254

@@ -291,12 +291,12 @@ def test_a_method_that_fails_is_told_in_its_row(base: CompareOptions, caplog: py
 def test_a_method_that_refuses_its_options_is_told_before_the_others_are_trained(
     base: CompareOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wrong = Variant("wrong", (("method", "asd"), ("length", 0)))
+    wrong = Variant("wrong", (("method", "asd"), ("length", 300)))
     report = compare(replace(base, variants=(wrong,)))
     assert [row.failed for row in report.rows] == [False, True]
-    assert "wrong: is left out, as its options are refused: --scales, --length or --patch-size: length 0" in caplog.text
-    assert "wrong failed: options: --scales, --length or" in report.table()
-    with pytest.raises(InputError, match="wrong: --scales, --length or --patch-size: length 0"):
+    assert "wrong: is left out, as its options are refused: --" in caplog.text
+    assert "wrong failed: options: --" in report.table()
+    with pytest.raises(InputError, match=r"wrong: --.*length 300"):
         compare(replace(base, methods=(), variants=(wrong,)))
 
 

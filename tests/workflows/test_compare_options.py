@@ -35,9 +35,9 @@ def test_a_method_is_trained_with_the_shared_options() -> None:
 
 
 def test_variants_change_what_they_say() -> None:
-    long = Variant("long", (("steps", 30), ("without", ("diverse",))))
+    long = Variant("long", (("recipe", "quick"), ("steps", 30), ("without", ("diverse",))))
     found = trainings(replace(BASE, methods=(), variants=(long,)))
-    assert found == {"long": TrainOptions(seed=7, steps=30, without=("diverse",))}
+    assert found == {"long": TrainOptions(seed=7, steps=30, recipe="quick", without=("diverse",))}
 
 
 def test_the_ablation_is_every_combination_of_the_losses() -> None:
@@ -51,6 +51,9 @@ def test_the_ablation_is_every_combination_of_the_losses() -> None:
         "diverse+feature-rich": ("compact",),
         "compact+diverse+feature-rich": (),
     }
+    assert {training.recipe for training in found.values()} == {"quick"}
+    asked = trainings(replace(BASE, methods=(), ablation=True, recipe="paper"))
+    assert {training.recipe for training in asked.values()} == {"paper"}
 
 
 def test_settings_go_to_their_method_and_a_variant_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +76,7 @@ def test_settings_go_to_their_method_and_a_variant_has_the_last_word(monkeypatch
         ({"method_options": (("asd:mode", "x"),)}, "--option mode: not known to the method asd; it has: none"),
         ({"variants": (Variant("a"), Variant("a"))}, "a: stands for two rows; give one of them another name"),
         ({"variants": (Variant("../a"),)}, r"--variant \.\./a: is no name; use letters, digits"),
-        ({"variants": (Variant("wide", (("length", 0),)),)}, "wide: --scales, --length or --patch-size: length 0"),
+        ({"variants": (Variant("wide", (("length", 300),)),)}, "wide: --.*length 300"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_any_work(changes: dict[str, Any], text: str) -> None:
