@@ -184,7 +184,7 @@ def tile_options(command: F) -> F:
             "--layout",
             type=click.Choice(LAYOUTS),
             default=default(TileOptions, "layout"),
-            help="How the folders are laid out; auto looks for labels as described below, "
+            help="How the folders are laid out; auto looks for labels beside the tiles, "
             "the others are data sets as published.",
         ),
         raster_options(TileOptions),
