@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 RECIPES = ("standard", "quick", "paper")
 LOSSES = ("compact", "diverse", "feature-rich")
@@ -13,6 +13,15 @@ SCORES = ("unit", "distance", "far")
 POLYGON_SUFFIXES = (".gpkg", ".geojson", ".fgb", ".parquet")
 DEFAULT_MODEL = "asd_model.safetensors"
 MODEL_VARIABLE = "ASD_MODEL"
+LAYOUTS = (
+    "auto",
+    "deepglobe",
+    "agriculture-vision",
+    "landslide4sense",
+    "landslide4sense-undivided",
+    "fas",
+)
+FIRST_HALF = "first-half"
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class TileOptions:
     ignore_label: tuple[str, ...] = ()
     bands: tuple[int, ...] | None = None
     nodata: float | None = None
+    layout: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -103,5 +113,35 @@ class EvaluateOptions:
     csv: Path | None = None
     plots: Path | None = None
     exact_limit: int = 4_000_000
+    device: str = "auto"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a comparison: its name, and the fields of `TrainOptions` in which it differs from the others."""
+
+    name: str
+    changes: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Options of `asd compare`; `method_options` are (METHOD:KEY, VALUE), `split` is first-half or a CSV file."""
+
+    tiles: TileOptions = field(default_factory=TileOptions)
+    output: Path = Path("compare")
+    methods: tuple[str, ...] = ()
+    method_options: tuple[tuple[str, str], ...] = ()
+    variants: tuple[Variant, ...] = ()
+    ablation: bool = False
+    split: str = FIRST_HALF
+    folds: int | None = None
+    maps: int = 4
+    recipe: Literal["standard", "quick", "paper"] = "standard"
+    steps: int | None = None
+    holdout: float = 0.2
+    false_alarm_rate: float = 0.001
+    seed: int = 0
     device: str = "auto"
     overwrite: bool = False

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from asd_cli import __version__
+from asd_cli.cli.compare import compare
 from asd_cli.cli.evaluate import evaluate
 from asd_cli.cli.fit_gaussian import fit_gaussian
 from asd_cli.cli.info import info
@@ -115,5 +116,5 @@ def main(debug: bool) -> None:
     """
 
 
-for command in (train, fit_gaussian, predict, evaluate, info):
+for command in (train, fit_gaussian, predict, evaluate, compare, info):
     main.add_command(command)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from asd_cli.options import DEFAULT_MODEL, MODEL_VARIABLE, TileOptions
+from asd_cli.options import DEFAULT_MODEL, LAYOUTS, MODEL_VARIABLE, TileOptions
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -180,6 +180,13 @@ def raster_options(options: type[Any]) -> Callable[[F], F]:
 def tile_options(command: F) -> F:
     """How tiles and labels are read: the fields of `TileOptions` but the tiles themselves."""
     for option in (
+        click.option(
+            "--layout",
+            type=click.Choice(LAYOUTS),
+            default=default(TileOptions, "layout"),
+            help="How the folders are laid out; auto looks for labels beside the tiles, "
+            "the others are data sets as published.",
+        ),
         raster_options(TileOptions),
         click.option(
             "--ignore-label",

@@ -53,9 +53,9 @@ class ConstantLabels:
 class LabelOpener:
     """Opens the labels of one set of tiles alike; vector files are loaded once and kept."""
 
-    def __init__(self, sources: Sequence[TileSource]) -> None:
-        """Find ``classes.csv`` and the classes by folder of `sources`."""
-        self.class_names: ClassNames | None = find_class_names(_folders(sources)) if sources else None
+    def __init__(self, sources: Sequence[TileSource], names: ClassNames | None = None) -> None:
+        """Find ``classes.csv``, unless `names` are known, and the classes by folder of `sources`."""
+        self.class_names: ClassNames | None = names or (find_class_names(_folders(sources)) if sources else None)
         folders = sorted({source.folder_class for source in sources if source.folder_class})
         self.folder_codes: Mapping[str, int] = {name: code for code, name in enumerate(folders, start=1)}
         self._polygons: dict[LabelSource, LabelPolygons] = {}
@@ -70,7 +70,7 @@ class LabelOpener:
                 self._polygons[label] = LabelPolygons.load(label.path, label.field)
             return self._polygons[label].on_grid(grid, source.path)
         by_colour = self.class_names is not None and self.class_names.by_colour
-        return RasterLabels(label.path, grid, source.path, expand_palette=by_colour, quiet=quiet)
+        return RasterLabels(label.path, grid, source.path, virtual=label.virtual, expand_palette=by_colour, quiet=quiet)
 
 
 @dataclass(frozen=True)
@@ -152,18 +152,24 @@ class ClassTable:
         return {int(name)} if is_number and not (self.colours or self.polygons) else set()
 
 
-def scan_classes(sources: Sequence[TileSource], *, progress: Callable[[int, int], None] | None = None) -> ClassTable:
+def scan_classes(
+    sources: Sequence[TileSource],
+    *,
+    names: ClassNames | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ClassTable:
     """Read every label once, window by window, and tell which classes there are.
 
-    `progress` is called with (tiles done, tiles in all). Memory: one window of 2048 x 2048 px.
+    `names` take the place of those that a ``classes.csv`` would give. `progress` is called with (tiles done, tiles in
+    all). Memory: one window of 2048 x 2048 px.
 
     Raises:
         LabelError: a label does not fit its tile, or labels contradict each other.
     """
-    opener = LabelOpener(sources)
+    opener = LabelOpener(sources, names)
     scan = _Scan(opener.class_names)
     for done, source in enumerate(sources, start=1):
-        with Scene.open(source.path) as scene:
+        with Scene.open(source.path, virtual=source.virtual) as scene:
             grid = scene.grid
         reader = opener.open(source, grid)
         try:

@@ -37,6 +37,7 @@ from asd_cli.data.listing import (
     stem_of,
 )
 from asd_cli.errors import LabelError, RasterError
+from asd_cli.raster.virtual import VirtualRaster
 from asd_cli.vector.label_polygons import is_vector
 from asd_cli.vector.labels import LabelSource
 
@@ -50,11 +51,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TileSource:
-    """A training raster with its label (a raster or vector file), its class by folder, or neither."""
+    """A training raster with its label (a raster or vector file), its class by folder, or neither.
+
+    `virtual` is read in place of the file, which it is named after.
+    """
 
     path: str
     label: LabelSource | None = None
     folder_class: str | None = None
+    virtual: VirtualRaster | None = None
 
 
 def discover_tiles(

@@ -130,9 +130,9 @@ class TileSet:
         if not self.sources:
             raise RasterError("no tiles; give a folder of rasters")
         grids: list[Grid] = []
-        files = [source.label.path for source in self.sources if source.label is not None]
+        files = [name for source in self.sources if source.label is not None for name in source.label.files]
         for source in self.sources:
-            with Scene.open(source.path, bands=self._bands, nodata=self._nodata) as scene:
+            with self._scene(source) as scene:
                 if not grids:
                     self.band_count, self.band_names, self.dtype = scene.band_count, scene.band_names, scene.dtype
                     self.bands, self.file_bands = scene.bands, scene.file_bands
@@ -153,13 +153,16 @@ class TileSet:
     def open(self, index: int) -> LabelledTile:
         """Open a tile and its label; use in a ``with`` block."""
         source = self.sources[index]
-        scene = Scene.open(source.path, bands=self._bands, nodata=self._nodata)
+        scene = self._scene(source)
         try:
             labels = self.classes.opener.open(source, scene.grid, quiet=True)
         except BaseException:
             scene.close()
             raise
         return LabelledTile(scene, labels, self.ignored_codes)
+
+    def _scene(self, source: TileSource) -> Scene:
+        return Scene.open(source.path, bands=self._bands, nodata=self._nodata, virtual=source.virtual)
 
     def subset(self, indices: Iterable[int]) -> TileSet:
         """Some of the tiles, in the order of `indices`; no file is opened. Codes and names stay the same."""

@@ -9,10 +9,15 @@ from asd_cli.errors import InputError
 from asd_cli.metrics.roc import IntArray, RocCurve, curve_of_counts, roc_curve
 
 _DROPPED_BITS = 11
-_BINS = 1 << 20
+BINS = 1 << 20
 _HIGHEST_CLASS = 254
 # Below this many pixels, scattered additions beat a pass over all bins.
 _SMALL = 1 << 16
+
+
+def score_bins(scores: NDArray[np.float32]) -> IntArray:
+    """(n,) scores >= 0, no NaN -> (n,) bins 0 to `BINS` - 1: the float32 bit patterns without their low 11 bits."""
+    return ((scores + np.float32(0)).view(np.uint32) >> _DROPPED_BITS).astype(np.int64)
 
 
 class ScoreHistogram:
@@ -37,18 +42,18 @@ class ScoreHistogram:
         self._count(*_checked(score, label))
 
     def _count(self, scores: NDArray[np.float32], labels: NDArray[np.uint8]) -> None:
-        bins = (scores.view(np.uint32) >> _DROPPED_BITS).astype(np.int64)
+        bins = score_bins(scores)
         for index in np.flatnonzero(np.bincount(labels)):
             chosen = bins[labels == index]
             counts = self._of_class(int(index))
             if chosen.size < _SMALL:
                 np.add.at(counts, chosen, 1)
             else:
-                counts += np.bincount(chosen, minlength=_BINS)
+                counts += np.bincount(chosen, minlength=BINS)
 
     def _of_class(self, index: int) -> IntArray:
         if index not in self._counts:
-            self._counts[index] = np.zeros(_BINS, dtype=np.int64)
+            self._counts[index] = np.zeros(BINS, dtype=np.int64)
         return self._counts[index]
 
     def merge(self, other: ScoreHistogram) -> None:
@@ -67,8 +72,8 @@ class ScoreHistogram:
 
     def curve(self, class_index: int | None = None) -> RocCurve:
         """Curve of one anomalous class, or all (None), against normal; thresholds are lower bin edges."""
-        normal = self._counts.get(0, np.zeros(_BINS, dtype=np.int64))
-        anomalous = np.zeros(_BINS, dtype=np.int64)
+        normal = self._counts.get(0, np.zeros(BINS, dtype=np.int64))
+        anomalous = np.zeros(BINS, dtype=np.int64)
         for index in _wanted(class_index, self.classes):
             anomalous += self._counts[index]
         filled = np.flatnonzero(normal + anomalous)[::-1]

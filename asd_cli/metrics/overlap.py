@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from asd_cli.errors import InputError
+from asd_cli.metrics.histogram import BINS, score_bins
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -89,6 +90,40 @@ def aupro(score: NDArray[np.floating], label: NDArray[np.bool_], fpr_limit: floa
     overlap = np.concatenate([[0.0], np.cumsum(weights[inside])[last]])
     fpr = np.concatenate([[0.0], (np.cumsum(inside == 0)[last]) / sizes[0]])
     return _area(fpr, overlap, fpr_limit) / fpr_limit
+
+
+class OverlapHistogram:
+    """`aupro` of many tiles in constant memory (16 MiB): scores are binned, 2^-12 of their value wide."""
+
+    def __init__(self) -> None:
+        self._overlap = np.zeros(BINS)
+        self._normal = np.zeros(BINS, dtype=np.int64)
+        self._regions = 0
+
+    def add(self, score: NDArray[np.floating], label: NDArray[np.bool_]) -> None:
+        """Take in one tile (H, W): score >= 0, higher = more anomalous, NaN = invalid; label True = anomalous.
+
+        Raises:
+            InputError: shapes differ or are not (H, W), or labels are not boolean.
+        """
+        regions, number = _regions(score, label)
+        scored = ~np.isnan(score)
+        inside, bins = regions[scored], score_bins(score[scored].astype(np.float32))
+        sizes = np.bincount(inside, minlength=number + 1)
+        chosen = inside > 0
+        np.add.at(self._overlap, bins[chosen], 1.0 / sizes[inside[chosen]])
+        np.add.at(self._normal, bins[~chosen], 1)
+        self._regions += int(np.count_nonzero(sizes[1:]))
+
+    def aupro(self, fpr_limit: float = 0.3) -> float:
+        """As the function `aupro` of all tiles together; NaN without a labelled region or without normal pixels."""
+        negatives = int(self._normal.sum())
+        if not (self._regions and negatives):
+            return float("nan")
+        filled = np.flatnonzero((self._normal > 0) | (self._overlap > 0))[::-1]
+        overlap = np.concatenate([[0.0], np.cumsum(self._overlap[filled]) / self._regions])
+        fpr = np.concatenate([[0.0], np.cumsum(self._normal[filled]) / negatives])
+        return _area(fpr, overlap, fpr_limit) / fpr_limit
 
 
 def _area(x: FloatArray, y: FloatArray, limit: float) -> float:

@@ -18,6 +18,7 @@ from rasterio.errors import RasterioError
 from asd_cli.errors import RasterError
 from asd_cli.raster.gdal import gdal_reason, gdal_session, open_raster, to_rasterio
 from asd_cli.raster.grid import Grid
+from asd_cli.raster.virtual import VirtualRaster
 from asd_cli.raster.windows import Window, reflected_indices
 
 _NODATA_RTOL = 1e-6  # files and tags often hold the same number at different precision
@@ -61,22 +62,32 @@ class Scene:
         self.may_have_invalid = not certain or bool(self.alpha_bands or self._masks)
 
     @classmethod
-    def open(cls, path: str | Path, *, bands: Sequence[int] | None = None, nodata: float | None = None) -> Scene:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        bands: Sequence[int] | None = None,
+        nodata: float | None = None,
+        virtual: VirtualRaster | None = None,
+    ) -> Scene:
         """Open a raster; anything that GDAL reads, ``/vsizip/`` and the like included.
 
         Args:
             path: file or GDAL name.
             bands: numbers from 1, in the order wanted, repeats allowed; None: all but alpha.
             nodata: replaces the file's own nodata value in all bands.
+            virtual: is opened in place of the file; messages still name `path`.
 
         Raises:
             RasterError: missing, no raster, no bands, complex or colour-mapped, or no such band.
         """
         name = str(path)
         with gdal_session():
-            dataset = _open_dataset(name)
+            dataset = _open_dataset(name, virtual.text if virtual else name)
             try:
-                return cls(dataset, name, _select_bands(dataset, name, bands), nodata)
+                scene = cls(dataset, name, _select_bands(dataset, name, bands), nodata)
+                scene.files += virtual.files if virtual else ()
+                return scene
             except BaseException:
                 dataset.close()
                 raise
@@ -150,17 +161,17 @@ class Scene:
         self.close()
 
 
-def _open_dataset(name: str) -> Any:
-    """Open dataset with at least one band."""
+def _open_dataset(name: str, opened: str) -> Any:
+    """Open dataset with at least one band; `opened`: what GDAL is given, `name`: what messages call it."""
     try:
-        dataset = open_raster(name)
+        dataset = open_raster(opened)
     except (RasterioError, ValueError) as error:
         reason = str(error)
         if os.path.isdir(name):  # noqa: PTH112 - unlike Path it copes with names that are too long
             raise RasterError(f"{name}: is a folder; name a raster, or several with a glob such as '*.tif'") from error
         if not name or "No such file" in reason or "does not exist" in reason:
             raise RasterError(f"{name or '(empty name)'}: no such file; check the path") from error
-        reason = reason.replace(f"'{name}'", "").replace(name, "").strip(" :.")
+        reason = reason.replace(f"'{name}'", "").replace(name, "").replace(opened, "").strip(" :.")
         raise RasterError(f"{name}: cannot be opened as a raster ({reason}); see what gdalinfo says of it") from error
     if dataset.count:
         return dataset

@@ -25,6 +25,7 @@ from rasterio.errors import RasterioError
 from asd_cli.errors import LabelError
 from asd_cli.raster.gdal import gdal_reason, gdal_session, open_raster, to_rasterio
 from asd_cli.raster.grid import Grid
+from asd_cli.raster.virtual import VirtualRaster
 from asd_cli.raster.windows import Window
 from asd_cli.vector.label_polygons import UNLABELLED, LabelPolygons, apply_affine, is_vector
 
@@ -49,10 +50,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelSource:
-    """Where the label of a tile comes from: a label raster or a vector file with its column of classes."""
+    """Where the label of a tile comes from: a label raster or a vector file with its column of classes.
+
+    `virtual` is read in place of the label raster.
+    """
 
     path: str
     field: str | None = None
+    virtual: VirtualRaster | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files that it is read from."""
+        return (self.path, *(self.virtual.files if self.virtual else ()))
 
     @property
     def is_vector(self) -> bool:
@@ -85,15 +95,25 @@ class RasterLabels:
     `colours`: the codes are packed colours. `palette`: packed colour by value, from the colour table.
     """
 
-    def __init__(self, path: str, grid: Grid, image: str, *, expand_palette: bool = False, quiet: bool = False) -> None:
-        """Open the label at `path` for `image`; `expand_palette`: codes are the colours of its colour table.
+    def __init__(
+        self,
+        path: str,
+        grid: Grid,
+        image: str,
+        *,
+        virtual: VirtualRaster | None = None,
+        expand_palette: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        """Open the label at `path`, or `virtual` in its place, for `image`; `expand_palette`: codes are the colours of
+        its colour table.
 
         Raises:
             LabelError: not a raster, of an unusable kind, or it does not fit the image; a label that only
                 overhangs at the right or bottom is cropped with a warning (none if `quiet`).
         """
         self.path = path
-        self._dataset = _open(path)
+        self._dataset = _open(path, virtual.text if virtual else path)
         try:
             self._bands = _label_bands(self._dataset, path)
             check_fit(self._dataset, path, grid, image, quiet=quiet)
@@ -171,7 +191,7 @@ def open_labels(
     """The label of `image` on its `grid`; `polygons`: the vector file of `source`, when loaded before."""
     if source.is_vector:
         return (polygons or LabelPolygons.load(source.path, source.field)).on_grid(grid, image)
-    return RasterLabels(source.path, grid, image, quiet=quiet)
+    return RasterLabels(source.path, grid, image, virtual=source.virtual, quiet=quiet)
 
 
 def read_truth(
@@ -229,12 +249,14 @@ def _check_place(dataset: Any, path: str, grid: Grid, image: str) -> None:
         )
 
 
-def _open(path: str) -> Any:
+def _open(path: str, opened: str) -> Any:
+    """Dataset that GDAL opens by `opened`; messages call it `path`."""
     try:
         with gdal_session():
-            return open_raster(path)
+            return open_raster(opened)
     except (RasterioError, ValueError) as error:
-        raise LabelError(f"{path}: cannot be opened as a label raster ({gdal_reason(error)}); check it") from error
+        reason = gdal_reason(error).replace(opened, path)
+        raise LabelError(f"{path}: cannot be opened as a label raster ({reason}); check it") from error
 
 
 def _label_bands(dataset: Any, path: str) -> list[int]:

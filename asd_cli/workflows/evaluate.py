@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asd_cli.data.classes import ClassTable, scan_classes
 from asd_cli.data.discovery import TileSource, discover_tiles
+from asd_cli.data.layouts import FoundTiles, find_tiles
 from asd_cli.data.tiles import LabelledTile, TileSet
 from asd_cli.errors import InputError, LabelError, OutputError, RasterError
 from asd_cli.metrics.histogram import ScoreCollector
@@ -29,6 +32,7 @@ from asd_cli.workflows.figures import ClassIndex, Direction, EvaluateReport, Fig
 from asd_cli.workflows.fitting import map_window
 from asd_cli.workflows.models import Model, load_model
 from asd_cli.workflows.plots import PLOT_FILES, plot_curves
+from asd_cli.workflows.tilesets import tile_set
 
 _log = logging.getLogger(__name__)
 _WINDOW = 1024
@@ -37,7 +41,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class _Scored:
+class Scored:
     """Pixels of a window: scores as written (NaN = none), which are normal, and class codes, all (h, w)."""
 
     scores: Floats
@@ -45,26 +49,40 @@ class _Scored:
     codes: NDArray[np.int32]
 
 
+class Watch(Protocol):
+    """What is told every window that has been scored."""
+
+    def __call__(self, place: int, window: Window, scored: Scored, seconds: float) -> None:
+        """`place` of the tile, and the `seconds` that reading and scoring took."""
+
+
 @dataclass(frozen=True)
 class _Case:
     """What is compared: tiles with labels, what scores them, and the calibrated threshold, as written."""
 
     tiles: TileSet
-    score: Callable[[TileSet, LabelledTile, Window], _Scored]
+    score: Callable[[TileSet, LabelledTile, Window], Scored]
     threshold: float
     direction: Direction
 
 
 def evaluate(
-    options: EvaluateOptions, *, progress: Callable[[int, int], None] = lambda done, total: None
+    options: EvaluateOptions,
+    *,
+    tiles: TileSet | None = None,
+    watch: Watch = lambda place, window, scored, seconds: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EvaluateReport:
-    """Compare scores with labels, in constant memory. `progress` gets pixels done and in all.
+    """Compare scores with labels, in constant memory.
+
+    `tiles`, with a model, take the place of those that the options name, such as a part of them. `progress` gets
+    pixels done and in all.
 
     Raises:
         AsdError: rasters, labels, the model or a target cannot be used.
     """
     _check_targets(options)
-    case = _from_rasters(options.tiles) if options.model is None else _from_model(load_model(options.model), options)
+    case = _case(options, tiles)
     tiles = case.tiles
     check_not_read([options.csv] if options.csv is not None else [], [*tiles.files, options.model or ""])
     index = _class_index(tiles)
@@ -75,7 +93,10 @@ def evaluate(
         own = ScoreCollector(options.exact_limit)
         with tiles.open(place) as tile:
             for window in write_windows(tile.grid.height, tile.grid.width, _WINDOW):
-                _collect(own, index, case, tile, window)
+                start = time.perf_counter()
+                scored = case.score(tiles, tile, window)
+                watch(place, window, scored, time.perf_counter() - start)
+                _collect(own, index, case, scored)
                 done += window.height * window.width
                 progress(done, total)
         pooled.merge(own)
@@ -110,9 +131,8 @@ def _class_index(tiles: TileSet) -> ClassIndex:
     return ClassIndex(by_name, dict(tiles.classes.pixels), _CLASSES)
 
 
-def _collect(own: ScoreCollector, index: ClassIndex, case: _Case, tile: LabelledTile, window: Window) -> None:
+def _collect(own: ScoreCollector, index: ClassIndex, case: _Case, scored: Scored) -> None:
     """Add the scored pixels of a window that are normal, or labelled as something else."""
-    scored = case.score(case.tiles, tile, window)
     scores = case.direction.upwards(scored.scores)
     own.add(scores[scored.normal], np.zeros(np.count_nonzero(scored.normal), np.uint8))
     other = case.tiles.anomalous_class(scored.codes)
@@ -120,57 +140,55 @@ def _collect(own: ScoreCollector, index: ClassIndex, case: _Case, tile: Labelled
     own.add(scores[chosen], index.places(other[chosen]))
 
 
-def _from_model(model: Model, options: EvaluateOptions) -> _Case:
-    given = options.tiles
+def _case(options: EvaluateOptions, tiles: TileSet | None) -> _Case:
+    if options.model is None:
+        return _from_rasters(options.tiles)
+    model = load_model(options.model)
+    return _scored_by(model, _labelled_tiles(model, options.tiles) if tiles is None else tiles, options.device)
+
+
+def _labelled_tiles(model: Model, given: TileOptions) -> TileSet:
+    """The tiles that the options name, with the model's own normal classes where they name none."""
     trained = tuple(str(name) for name in model.header["normal"])
-    sources = discover_tiles(
-        given.tiles, labels=given.labels, label_field=given.label_field, normal=given.normal or trained
-    )
-    classes = scan_classes(sources)
-    if not classes.labelled:
-        raise LabelError(f"{sources[0].path}: has no labels to compare with; give them with --labels")
-    normal = given.normal or _default_normal(classes, trained)
-    tiles = _tile_set(given, sources, classes, normal)
+    found = find_tiles(given, normal=given.normal or trained)
+    if not found.classes.labelled:
+        raise LabelError(f"{found.sources[0].path}: has no labels to compare with; give them with --labels")
+    normal = given.normal or _default_normal(found.classes, trained)
+    tiles = tile_set(given, found, normal)
     if given.bands is None and (chosen := model.bands_of(tiles)):
-        tiles = _tile_set(given, sources, classes, normal, bands=chosen)
+        tiles = tile_set(given, found, normal, bands=chosen)
+    return tiles
+
+
+def _scored_by(model: Model, tiles: TileSet, device: str) -> _Case:
     if tiles.band_count != model.detector.bands:
         raise model.band_error(tiles.sources[0].path, tiles.band_count)
-    mapper = model.mapper(resolve_device(options.device))
+    mapper = model.mapper(resolve_device(device))
 
-    def score(tiles: TileSet, tile: LabelledTile, window: Window) -> _Scored:
+    def score(tiles: TileSet, tile: LabelledTile, window: Window) -> Scored:
         data, values = map_window(mapper, tiles, tile, window)
-        return _Scored(values[0], data.normal, data.codes)
+        return Scored(values[0], data.normal, data.codes)
 
     return _Case(tiles, score, model.calibration.threshold, Direction())
 
 
-def _tile_set(
-    given: TileOptions,
-    sources: Sequence[TileSource],
-    classes: ClassTable,
-    normal: Sequence[str],
-    *,
-    bands: Sequence[int] | None = None,
-) -> TileSet:
-    return TileSet(
-        sources, classes, normal=normal, ignore=given.ignore_label, bands=bands or given.bands, nodata=given.nodata
-    )
-
-
 def _from_rasters(given: TileOptions) -> _Case:
+    if given.layout != TileOptions.layout:
+        raise InputError(f"--layout {given.layout}: is for images; give a model (-m) to score them with")
     sources = discover_tiles(given.tiles, labels=given.labels, label_field=given.label_field)
     if not all(source.label for source in sources):
         raise LabelError(f"{sources[0].path}: has no labels to compare with; give the truth with --labels")
     kind, threshold, tagged = _score_tags(sources)
     classes = scan_classes(sources)
-    tiles = _tile_set(given, sources, classes, given.normal or _default_normal(classes, _tagged_names(tagged)))
+    normal = given.normal or _default_normal(classes, _tagged_names(tagged))
+    tiles = tile_set(given, FoundTiles(sources, classes), normal)
     if tiles.band_count != 1:
         raise RasterError(
             f"{sources[0].path}: {tiles.band_count} bands, a score raster has one; for images give a model (-m)"
         )
     highest = np.inf if kind == "distance" else 1
 
-    def score(tiles: TileSet, tile: LabelledTile, window: Window) -> _Scored:
+    def score(tiles: TileSet, tile: LabelledTile, window: Window) -> Scored:
         data = tile.read(window)
         scores = data.chip.pixels[0]
         odd = scores[data.chip.valid & ~((scores >= 0) & (scores <= highest))]
@@ -178,7 +196,7 @@ def _from_rasters(given: TileOptions) -> _Case:
             cure = f"if it stands for no data, add --nodata {odd[0]:g}" if odd[0] < 0 else "predict it again"
             usual = "0 or more" if kind == "distance" else "0 to 1"
             raise RasterError(f"{tile.path}: holds {odd[0]:g}, but a score of kind {kind} is {usual}; {cure}")
-        return _Scored(
+        return Scored(
             np.where(data.chip.valid, scores, np.float32(np.nan)), tiles.normal_mask(data.chip, data.codes), data.codes
         )
 

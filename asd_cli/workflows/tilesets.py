@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from asd_cli.data.classes import scan_classes
-from asd_cli.data.discovery import discover_tiles
+from asd_cli.data.layouts import FoundTiles, find_tiles
 from asd_cli.data.tiles import TileSet
 from asd_cli.options import TileOptions
 from asd_cli.workflows.models import Model
@@ -24,23 +23,27 @@ def open_tiles(options: TileOptions) -> TileSet:
     Raises:
         RasterError, LabelError: tiles or labels cannot be used.
     """
-    sources = discover_tiles(
-        options.tiles, labels=options.labels, label_field=options.label_field, normal=options.normal
-    )
-    classes = scan_classes(sources)
-    tiles = TileSet(
-        sources,
-        classes,
-        normal=options.normal,
+    found = find_tiles(options)
+    tiles = tile_set(options, found, options.normal)
+    if found.classes.labelled:
+        _log.info("%d tiles; labels found, with classes: %s", len(tiles), found.classes.listed())
+    else:
+        _log.info("%d tiles; no labels found: every valid pixel counts as normal", len(tiles))
+    return tiles
+
+
+def tile_set(
+    options: TileOptions, found: FoundTiles, normal: Sequence[str], *, bands: Sequence[int] | None = None
+) -> TileSet:
+    """Tiles that were found, with these normal classes; `bands` count before those of the options and the layout."""
+    return TileSet(
+        found.sources,
+        found.classes,
+        normal=normal,
         ignore=options.ignore_label,
-        bands=options.bands,
+        bands=bands or options.bands or found.bands,
         nodata=options.nodata,
     )
-    if classes.labelled:
-        _log.info("%d tiles; labels found, with classes: %s", len(sources), classes.listed())
-    else:
-        _log.info("%d tiles; no labels found: every valid pixel counts as normal", len(sources))
-    return tiles
 
 
 def open_tiles_for(model: Model, options: TileOptions) -> TileSet:

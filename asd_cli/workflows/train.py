@@ -79,9 +79,16 @@ class _Job:
     device: torch.device
 
 
-def train(options: TrainOptions, *, progress: Progress = lambda done, total, figures=None: None) -> TrainReport:
-    """Train, fit the Gaussian, calibrate, and write the model file. `progress` gets steps done, in all, and the
-    latest figures.
+def train(
+    options: TrainOptions,
+    *,
+    tiles: TileSet | None = None,
+    progress: Progress = lambda done, total, figures=None: None,
+) -> TrainReport:
+    """Train, fit the Gaussian, calibrate, and write the model file.
+
+    `tiles` take the place of those that the options name, such as a part of them. `progress` gets steps done, in all,
+    and the latest figures.
 
     Raises:
         AsdError: tiles, labels, options or the target cannot be used.
@@ -90,7 +97,7 @@ def train(options: TrainOptions, *, progress: Progress = lambda done, total, fig
     start = time.monotonic()
     plan = method_class(options.method).plan(options)
     checkpoint_path = _check_targets(options)
-    job = _prepare(options, plan)
+    job = _prepare(options, plan, open_tiles(options.tiles) if tiles is None else tiles)
     checkpoint = Checkpoint(checkpoint_path, _fingerprint(job))
     steps = _run(job, checkpoint, progress)
     model, figures = _finish(job, steps)
@@ -128,11 +135,10 @@ def _check_targets(options: TrainOptions) -> Path:
     return path
 
 
-def _prepare(options: TrainOptions, plan: TrainingPlan) -> _Job:
-    """Open and survey the tiles; a detector with first weights and its scaling."""
+def _prepare(options: TrainOptions, plan: TrainingPlan, tiles: TileSet) -> _Job:
+    """Survey the tiles; a detector with first weights and its scaling."""
     device = resolve_device(options.device)
     keep_freed_memory()
-    tiles = open_tiles(options.tiles)
     check_not_read([path for path in (options.output, options.log) if path is not None], tiles.files)
     detector = _untrained(options, plan, tiles.band_count)
     crop = options.crop or plan.recipe.crop

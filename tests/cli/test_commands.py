@@ -17,6 +17,7 @@ from asd_cli import options
 from asd_cli.cli import main
 from asd_cli.cli.shared import default
 from asd_cli.options import (
+    CompareOptions,
     EvaluateOptions,
     FitGaussianOptions,
     PredictOptions,
@@ -30,6 +31,7 @@ CLASSES = {
     "fit-gaussian": FitGaussianOptions,
     "predict": PredictOptions,
     "evaluate": EvaluateOptions,
+    "compare": CompareOptions,
 }
 NOT_OPTIONS = {"predict": {"command"}, "evaluate": {"exact_limit"}}  # set by the command line, or by programs only
 MUST_BE_GIVEN = {"fit-gaussian": {"output"}, "predict": {"output"}}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from asd_cli.errors import InputError
-from asd_cli.metrics.overlap import aupro, region_overlap
+from asd_cli.metrics.overlap import OverlapHistogram, aupro, region_overlap
 
 
 def regions_by_flooding(label: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
@@ -132,3 +132,28 @@ def test_errors() -> None:
         region_overlap(label.astype(float), label)
     with pytest.raises(InputError, match="false-positive limit 30 is outside 0 to 1"):
         aupro(np.zeros((4, 4)), label, 30)
+
+
+@settings(max_examples=25, deadline=None)
+@given(tiles=st.integers(1, 3), density=st.floats(0.05, 0.6), invalid=st.floats(0, 0.5), seed=st.integers(0, 10_000))
+def test_tiles_one_by_one_give_the_figure_of_the_stack(tiles: int, density: float, invalid: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    label = random.random((tiles, 9, 11)) < density
+    score = random.integers(0, 40, label.shape).astype(np.float32)  # bins tell small whole numbers apart
+    score[random.random(label.shape) < invalid] = np.nan
+    histogram = OverlapHistogram()
+    for own, truth in zip(score, label, strict=True):
+        histogram.add(own, truth)
+    for limit in (0.1, 0.3, 1.0):
+        assert histogram.aupro(limit) == pytest.approx(aupro(score, label, limit), abs=1e-9, nan_ok=True)
+
+
+def test_a_histogram_without_regions_or_without_normal_pixels_has_no_figure() -> None:
+    histogram = OverlapHistogram()
+    histogram.add(np.ones((2, 2)), np.zeros((2, 2), bool))
+    assert np.isnan(histogram.aupro())
+    histogram = OverlapHistogram()
+    histogram.add(np.ones((2, 2)), np.ones((2, 2), bool))
+    assert np.isnan(histogram.aupro())
+    with pytest.raises(InputError, match="do not fit"):
+        histogram.add(np.ones((2, 3)), np.ones((2, 2), bool))
