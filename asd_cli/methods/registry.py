@@ -10,7 +10,10 @@ from asd_cli.errors import InputError
 if TYPE_CHECKING:
     from asd_cli.methods.base import Detector
 
-METHODS = {"asd": "asd_cli.methods.asd.method:AsdMethod"}
+METHODS = {
+    "asd": "asd_cli.methods.asd.method:AsdMethod",
+    "rx": "asd_cli.methods.rx.method:RxMethod",
+}
 
 
 def method_class(name: str) -> type[Detector]:

@@ -153,6 +153,8 @@ def _untrained(options: TrainOptions, plan: TrainingPlan, bands: int) -> Detecto
         # this generator alone: torch.manual_seed would seed those of all devices, too
         generator.manual_seed(options.seed)
         return method_class(options.method).create(bands, **plan.config)
+    except ValueError as error:  # what only the number of bands could tell
+        raise InputError(f"--method {options.method}: {error}") from error
     finally:
         generator.set_state(before)
 
