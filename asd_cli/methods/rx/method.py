@@ -20,7 +20,7 @@ from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.rx.local import Ring
 from asd_cli.methods.settings import read_settings
 from asd_cli.nn.devices import placed
-from asd_cli.nn.engines import Engine, torch_engine
+from asd_cli.nn.engines import Engine, SingleEngine, torch_engine
 from asd_cli.options import TrainOptions
 
 MODES = ("global", "local", "subspace")
@@ -150,23 +150,22 @@ class RxMethod(DescriptorDetector):
         return squares.sqrt().float()
 
     def distance_engine(self, device: torch.device, side: int) -> Engine:
-        """On the CPU in place of devices that do not know float64."""
-        device = _with_float64(device)
-        return torch_engine(placed(self.eval(), device).distances, device, side)
+        """On CUDA devices and the processors; other devices may not know float64."""
+        return self._engine("distances", device, side)
 
     def descriptor_engine(self, device: torch.device, side: int) -> Engine:
         """As `distance_engine`."""
-        device = _with_float64(device)
-        return torch_engine(placed(self.eval(), device).descriptors, device, side)
+        return self._engine("descriptors", device, side)
+
+    def _engine(self, function: str, device: torch.device, side: int) -> Engine:
+        if device.type == "cuda":
+            return torch_engine(getattr(placed(self.eval(), device), function), device, side)
+        return SingleEngine(getattr(self.eval().cpu(), function), side)
 
     def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         super()._check_arrays(arrays)
         if not (arrays["high"] > arrays["low"]).all():
             raise ModelFileError("the scaling of the bands is damaged: a range is empty")
-
-
-def _with_float64(device: torch.device) -> torch.device:
-    return torch.device("cpu") if device.type == "mps" else device
 
 
 def _config(settings: RxSettings) -> dict[str, Any]:
