@@ -8,8 +8,8 @@ from asd_cli.methods.recipe import Recipe
 from asd_cli.options import TrainOptions
 
 
-def fitted_recipe(options: TrainOptions, *, method: str) -> Recipe:
-    """The recipe of a method that has nothing to train.
+def fitted_recipe(options: TrainOptions, *, method: str, crop: int = 512) -> Recipe:
+    """The recipe of a method that has nothing to train; `crop` is the side of the pieces that tiles are read in.
 
     Raises:
         InputError: options that only a training can follow.
@@ -20,7 +20,7 @@ def fitted_recipe(options: TrainOptions, *, method: str) -> Recipe:
         if value is not None:
             raise InputError(f"--{name} {value}: the method {method} has no training steps; leave the option out")
     return Recipe(
-        crop=512,
+        crop=crop,
         epochs=0,
         steps_per_epoch=None,
         warmup_epochs=0,

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 METHODS = {
     "asd": "asd_cli.methods.asd.method:AsdMethod",
+    "padim": "asd_cli.methods.padim:Padim",
+    "patchcore": "asd_cli.methods.patchcore:PatchCore",
     "rx": "asd_cli.methods.rx.method:RxMethod",
 }
 

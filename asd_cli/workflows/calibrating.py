@@ -18,7 +18,7 @@ from asd_cli.methods.base import Detector
 from asd_cli.metrics.histogram import ScoreCollector
 from asd_cli.metrics.roc import auc
 from asd_cli.vector.labels import IGNORED
-from asd_cli.workflows.fitting import PIECE_BLOCK, Advance, mapped_pieces
+from asd_cli.workflows.fitting import Advance, mapped_pieces
 from asd_cli.workflows.mapping import BlockMapper
 
 _log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def calibrate(
 
     At most two million distances are kept, a uniform sample where there are more.
     """
-    with BlockMapper(detector.distance_engine(device, PIECE_BLOCK), detector.halo) as mapper:
+    with BlockMapper(detector.distance_engine(device, detector.piece_side()), detector.halo) as mapper:
         kept = _collect(mapper, tiles, pieces, seed, advance)
     distances = kept.everything.rows[:, 0]
     calibration = Calibration.fit(distances, rate)

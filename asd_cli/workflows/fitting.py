@@ -14,8 +14,9 @@ from asd_cli.data.pieces import Piece, PieceData, read_piece
 from asd_cli.data.tiles import LabelledTile, TileSet
 from asd_cli.density.gaussian import Gaussian, fit_ledoit_wolf
 from asd_cli.density.moments import Moments
+from asd_cli.density.sample import PixelSample
 from asd_cli.errors import TrainingError
-from asd_cli.methods.base import DescriptorDetector
+from asd_cli.methods.base import DescriptorDetector, MemoryDetector
 from asd_cli.raster.windows import Window
 from asd_cli.workflows.mapping import BlockMapper
 
@@ -23,8 +24,6 @@ _log = logging.getLogger(__name__)
 _PIXELS_PER_VALUE = 50  # fewer pixels than this for each entry of the covariance and the fit is shaky
 _CONTAMINATED = 4.0  # mean squared distance of a tile under the others, in units of what normal pixels have
 _THIN = 1e-10  # variance of a direction, relative to the widest, that is rounding of float32 descriptors
-PIECE_BLOCK = 128
-"""Side in pixels of the blocks that pieces of tiles are computed in, on every device: pieces are small."""
 Advance = Callable[[int], None]
 
 
@@ -58,13 +57,36 @@ def tile_moments(
     advance: Advance,
 ) -> dict[int, Moments]:
     """Moments of the descriptors of normal pixels, tile by tile; one pass."""
-    engine = detector.descriptor_engine(device, PIECE_BLOCK)
+    engine = detector.descriptor_engine(device, detector.piece_side())
     found: dict[int, Moments] = {}
     with BlockMapper(engine, detector.halo, channels=detector.length) as mapper:
         for piece, data, values in mapped_pieces(mapper, tiles, pieces, advance):
             moments = Moments.of(values[:, data.normal].T)
             found[piece.tile] = found[piece.tile].merge(moments) if piece.tile in found else moments
     return found
+
+
+def descriptor_sample(
+    detector: MemoryDetector,
+    tiles: TileSet,
+    pieces: Sequence[Piece],
+    device: torch.device,
+    seed: int,
+    advance: Advance,
+) -> PixelSample:
+    """A uniform sample of the descriptors of normal pixels, as many as the detector wants; one pass.
+
+    Raises:
+        TrainingError: none of them is finite.
+    """
+    sample = PixelSample(detector.sample_size, detector.length, seed)
+    engine = detector.descriptor_engine(device, detector.piece_side())
+    with BlockMapper(engine, detector.halo, channels=detector.length) as mapper:
+        for piece, data, values in mapped_pieces(mapper, tiles, pieces, advance):
+            sample.add(values[:, data.normal].T, (piece.tile, piece.window.row, piece.window.col))
+    if not sample.count:
+        raise TrainingError("the descriptors are not finite; check the tiles for odd values (--bands, --nodata)")
+    return sample
 
 
 def merged(parts: Sequence[Moments], length: int) -> Moments:
