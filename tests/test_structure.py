@@ -47,7 +47,7 @@ LIBRARIES: dict[str, set[str]] = {
     "shapely": {"vector"},
     "albumentations": {"data"},
     "matplotlib": {"workflows"},
-    "safetensors": {"model_file", "workflows"},
+    "safetensors": {"model_file", "methods", "workflows"},
     "onnx": {"nn"},
     "triton": {"nn"},
     "timm": {"methods"},

@@ -61,7 +61,7 @@ class PatchCore(MemoryDetector):
     def __init__(self, bands: int, features: FrozenFeatures, *, backbone: str, memory: int, neighbours: int) -> None:
         super().__init__()
         self.bands, self.length, self.halo = bands, sum(features.channels[1:]), features.halo
-        self._backbone, self._wanted = backbone, memory
+        self._backbone, self._wanted, self._around = backbone, memory, neighbours
         self.features = features
         self.register_buffer("memory", torch.zeros(memory, self.length))
         self.register_buffer("neighbours", torch.zeros(memory, neighbours, dtype=torch.int64))
@@ -127,7 +127,7 @@ class PatchCore(MemoryDetector):
         """See `MemoryDetector`: a greedy coreset (Algorithm 1)."""
         kept = descriptors[greedy_coreset(descriptors, self._wanted, seed)]
         self.memory = torch.from_numpy(kept).to(self.memory.device)
-        count = min(self.neighbours.shape[1], len(kept))
+        count = min(self._around, len(kept))
         count = count if count > 1 else 0  # a single neighbour would weigh every distance with 0
         self.neighbours = _nearest(self.memory, self.memory, count)
 
