@@ -16,13 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from asd_cli.data.scaling import Scaling
 from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import InputError, ModelFileError
+from asd_cli.methods.backbone.detector import BackboneDetector
 from asd_cli.methods.backbone.features import (
-    ALIGN,
     BLOCK,
-    TOLERANCE,
     BackboneSettings,
     FrozenFeatures,
     channel_error,
@@ -47,21 +45,17 @@ class PadimSettings(BackboneSettings):
     channels: int = 100
 
 
-class Padim(DescriptorDetector):
+class Padim(BackboneDetector, DescriptorDetector):
     """The descriptor of a pixel is a random choice of the channels of three stages, interpolated to the pixel."""
 
     name: ClassVar[str] = "padim"
-    tolerance: ClassVar[float] = TOLERANCE
-    align = ALIGN
 
     def __init__(self, bands: int, features: FrozenFeatures, *, backbone: str, length: int) -> None:
-        super().__init__()
         total = sum(features.channels)
         if length > total:
             raise ValueError(f"channels={length} is more than the {total} of {backbone}")
-        self.bands, self.length, self.halo = bands, length, features.halo
-        self._backbone = backbone
-        self.features = features
+        super().__init__(bands, features, backbone)
+        self.length = length
         for name, value in {
             "chosen": random_channels(features.channels, length),
             "mean": torch.zeros(length),
@@ -101,24 +95,9 @@ class Padim(DescriptorDetector):
         config = {**_config(settings), "weights": settings.weights}
         return TrainingPlan(config, fitted_recipe(options, method=cls.name, crop=BLOCK), facts)
 
-    def objective(self, options: TrainOptions, *, warmup_epochs: int) -> None:
-        """There is nothing to train."""
-
     def config(self) -> dict[str, Any]:
         """JSON-ready arguments of `create`; the weights are among the arrays."""
-        return _config(PadimSettings(self._backbone, "", self.halo, self.length))
-
-    def block_side(self, device: torch.device) -> int:
-        """The same on every device: what lies beyond the halo has a little say in a score."""
-        return BLOCK
-
-    def piece_side(self) -> int:
-        """As `block_side`."""
-        return BLOCK
-
-    def set_scaling(self, scaling: Scaling) -> None:
-        """Take over the range of each band in normal pixels."""
-        self.features.set_scaling(scaling)
+        return _config(PadimSettings(self.backbone, "", self.halo, self.length))
 
     def set_gaussian(self, gaussian: Gaussian) -> None:
         """Measure distances from this Gaussian from now on."""
@@ -138,7 +117,6 @@ class Padim(DescriptorDetector):
 
     def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         super()._check_arrays(arrays)
-        self.features.check(arrays, "features")
         error = channel_error(arrays["chosen"], self.features.channels)
         if error:
             raise ModelFileError(error)

@@ -15,13 +15,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asd_cli.data.scaling import Scaling
 from asd_cli.density.coreset import greedy_coreset
 from asd_cli.errors import InputError, ModelFileError
+from asd_cli.methods.backbone.detector import BackboneDetector
 from asd_cli.methods.backbone.features import (
-    ALIGN,
     BLOCK,
-    TOLERANCE,
     BackboneSettings,
     FrozenFeatures,
     checked_halo,
@@ -50,19 +48,16 @@ class PatchCoreSettings(BackboneSettings):
     neighbours: int = 0
 
 
-class PatchCore(MemoryDetector):
+class PatchCore(BackboneDetector, MemoryDetector):
     """The features of the middle two stages, averaged over 3 x 3 cells (Eq. 1-2), on cells of 8 px; the distance of a
     cell is that of its nearest remembered descriptor, and pixels between cells are interpolated."""
 
     name: ClassVar[str] = "patchcore"
-    tolerance: ClassVar[float] = TOLERANCE
-    align = ALIGN
 
     def __init__(self, bands: int, features: FrozenFeatures, *, backbone: str, memory: int, neighbours: int) -> None:
-        super().__init__()
-        self.bands, self.length, self.halo = bands, sum(features.channels[1:]), features.halo
-        self._backbone, self._wanted, self._around = backbone, memory, neighbours
-        self.features = features
+        super().__init__(bands, features, backbone)
+        self.length = sum(features.channels[1:])
+        self._wanted, self._around = memory, neighbours
         self.register_buffer("memory", torch.zeros(memory, self.length))
         self.register_buffer("neighbours", torch.zeros(memory, neighbours, dtype=torch.int64))
         self.memory: Tensor
@@ -98,25 +93,10 @@ class PatchCore(MemoryDetector):
         config = {**_config(settings), "weights": settings.weights}
         return TrainingPlan(config, fitted_recipe(options, method=cls.name, crop=BLOCK), facts)
 
-    def objective(self, options: TrainOptions, *, warmup_epochs: int) -> None:
-        """There is nothing to train."""
-
     def config(self) -> dict[str, Any]:
         """JSON-ready arguments of `create`; weights and memory are among the arrays."""
         count, neighbours = self.neighbours.shape
-        return _config(PatchCoreSettings(self._backbone, "", self.halo, count, neighbours))
-
-    def block_side(self, device: torch.device) -> int:
-        """The same on every device: what lies beyond the halo has a little say in a score."""
-        return BLOCK
-
-    def piece_side(self) -> int:
-        """As `block_side`."""
-        return BLOCK
-
-    def set_scaling(self, scaling: Scaling) -> None:
-        """Take over the range of each band in normal pixels."""
-        self.features.set_scaling(scaling)
+        return _config(PatchCoreSettings(self.backbone, "", self.halo, count, neighbours))
 
     @property
     def sample_size(self) -> int:
@@ -167,7 +147,6 @@ class PatchCore(MemoryDetector):
 
     def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         super()._check_arrays(arrays)
-        self.features.check(arrays, "features")
         near = arrays["neighbours"]
         if near.size and not (near.min() >= 0 and near.max() < len(near)):
             raise ModelFileError("tensor neighbours is damaged: it names descriptors that are not there")

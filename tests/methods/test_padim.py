@@ -125,6 +125,13 @@ def test_restore_refuses_damaged_values(name: str, value: Any, text: str) -> Non
         Padim.restore(3, made().config(), changed(name, value))
 
 
+def test_restore_reads_no_weights() -> None:
+    padim = made()
+    for weights in ("pretrained", "/etc/passwd"):
+        with pytest.raises(ModelFileError, match="asks for weights of its backbone in place of holding them"):
+            Padim.restore(3, {**padim.config(), "weights": weights}, padim.arrays())
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [

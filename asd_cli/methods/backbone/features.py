@@ -45,7 +45,7 @@ def checked_halo(halo: int) -> int:
     """
     if halo % ALIGN or not _HALOS[0] <= halo <= _HALOS[1]:
         raise ValueError(f"halo={halo} is not a multiple of {ALIGN} within {_HALOS[0]}..{_HALOS[1]}")
-    return halo
+    return int(halo)
 
 
 class FrozenFeatures(nn.Module):

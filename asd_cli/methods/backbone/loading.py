@@ -165,7 +165,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         InputError: the file cannot be read or holds something else.
     """
     try:
-        state = _read_safetensors(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        state = _read_safetensors(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         said = str(error).partition("\n")[0]
         raise InputError(f"--option weights={path}: cannot be read as weights ({said})") from error

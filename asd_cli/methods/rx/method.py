@@ -177,6 +177,8 @@ def _config(settings: RxSettings) -> dict[str, Any]:
 def _checked(settings: RxSettings) -> RxSettings:
     """The settings, in range."""
     inner, outer = settings.inner, settings.outer
+    if not all(isinstance(value, int) for value in (settings.drop, inner, outer)):
+        raise ValueError("drop, inner and outer must be whole numbers")
     if settings.mode not in MODES:
         raise ValueError(f"mode={settings.mode} is not one of {', '.join(MODES)}")
     if not (inner % 2 == outer % 2 == 1 and 1 <= inner < outer <= _LARGEST_WINDOW):
