@@ -47,9 +47,10 @@ LIBRARIES: dict[str, set[str]] = {
     "shapely": {"vector"},
     "albumentations": {"data"},
     "matplotlib": {"workflows"},
-    "safetensors": {"model_file", "workflows"},
+    "safetensors": {"model_file", "methods", "workflows"},
     "onnx": {"nn"},
     "triton": {"nn"},
+    "timm": {"methods"},
     "onnxruntime": {"nn", "methods"},
 }
 """The only parts that may import these libraries."""
@@ -113,7 +114,8 @@ def test_the_ladder_has_no_cycle() -> None:
 
 def test_every_import_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {text.split(">")[0].strip().replace("-", "_") for text in project["dependencies"]}
+    texts = [*project["dependencies"], *project["optional-dependencies"]["backbones"]]
+    declared = {text.split(">")[0].strip().replace("-", "_") for text in texts}
     brought = {"affine", "triton"}  # by rasterio, and by the CUDA builds of torch
     used = {module.split(".")[0] for tree in TREES.values() for module in imports(tree)}
     used -= {*sys.stdlib_module_names, "asd_cli"}

@@ -20,6 +20,8 @@ from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, block_side, torch_engine
 from asd_cli.options import TrainOptions
 
+_PIECE_SIDE = 128
+
 
 @dataclass(frozen=True)
 class TrainingBatch:
@@ -48,10 +50,13 @@ class TrainingBatch:
 class Detector(nn.Module, ABC):
     """A method: raw pixels to distances, float32, >= 0, higher = more anomalous.
 
-    `halo` px of context are consumed on each side; the map is exactly equivariant to shifts by multiples of `align` px.
+    `halo` px of context are consumed on each side; the map is equivariant to shifts by multiples of `align` px. In
+    blocks of one side it is the same for every window; by `tolerance`, relative to it, a score may differ from that of
+    the scene in one piece.
     """
 
     name: ClassVar[str]
+    tolerance: ClassVar[float] = 1e-5
     bands: int
     halo: int
     align: int
@@ -63,6 +68,10 @@ class Detector(nn.Module, ABC):
     def block_side(self, device: torch.device) -> int:
         """Side in pixels of the blocks that scenes are computed in on a device; a divisor of 512."""
         return block_side(device)
+
+    def piece_side(self) -> int:
+        """As `block_side`, for the pieces of training tiles, on every device: pieces are small."""
+        return _PIECE_SIDE
 
     def distance_engine(self, device: torch.device, side: int) -> Engine:
         """What maps blocks of side x side px to distances on a device, as the detector is now."""
@@ -129,8 +138,8 @@ class Detector(nn.Module, ABC):
                 raise ModelFileError(f"tensor {key} is {found}, not the {wanted} of the method {self.name}")
 
 
-class DescriptorDetector(Detector):
-    """A method whose distance is that of a descriptor from a Gaussian, so that `fit-gaussian` can refit it."""
+class DescribingDetector(Detector):
+    """A method that gives each pixel a descriptor of `length` numbers first."""
 
     length: int
 
@@ -141,6 +150,10 @@ class DescriptorDetector(Detector):
     def descriptor_engine(self, device: torch.device, side: int) -> Engine:
         """What maps blocks of side x side px to descriptors on a device, as the detector is now."""
         return torch_engine(placed(self.eval(), device).descriptors, device, side)
+
+
+class DescriptorDetector(DescribingDetector):
+    """A method whose distance is that of a descriptor from a Gaussian, so that `fit-gaussian` can refit it."""
 
     @abstractmethod
     def set_gaussian(self, gaussian: Gaussian) -> None:
@@ -159,6 +172,19 @@ class EvidenceDetector(DescriptorDetector):
     @abstractmethod
     def set_evidence(self, rows: NDArray[np.float32]) -> None:
         """Weigh signs from now on by those of held-out normal pixels (n, signs)."""
+
+
+class MemoryDetector(DescribingDetector):
+    """A method whose distance is that of a descriptor from remembered ones."""
+
+    @property
+    @abstractmethod
+    def sample_size(self) -> int:
+        """Normal descriptors that it wants to choose from, at most."""
+
+    @abstractmethod
+    def set_memory(self, descriptors: NDArray[np.float32], seed: int) -> None:
+        """Choose from (n, length) normal descriptors, n >= 1, and measure distances from these from now on."""
 
 
 class Objective(Protocol):

@@ -14,6 +14,9 @@ METHODS = {
     "arnet": "asd_cli.methods.arnet:ArnetMethod",
     "asd": "asd_cli.methods.asd.method:AsdMethod",
     "dsvdd": "asd_cli.methods.dsvdd:DsvddMethod",
+    "padim": "asd_cli.methods.padim:Padim",
+    "patchcore": "asd_cli.methods.patchcore:PatchCore",
+    "rx": "asd_cli.methods.rx.method:RxMethod",
 }
 
 

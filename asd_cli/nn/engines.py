@@ -73,6 +73,34 @@ class TorchEngine:
         return _with_channels(self._function(tensor).float().cpu().numpy())
 
 
+class SingleEngine:
+    """Runs a torch function on the processors, each call on the calling thread alone.
+
+    For functions of many small steps, at each of which torch's threads would wait for each other.
+    """
+
+    batch = 1
+    callers = None
+
+    def __init__(self, function: Function, side: int) -> None:
+        self._function, self.side = function, side
+        self._threads = torch.get_num_threads()
+        self._own = threading.local()
+
+    @torch.inference_mode()
+    def __call__(self, blocks: Blocks) -> Blocks:
+        """See `Engine`."""
+        if not hasattr(self._own, "alone"):
+            self._own.alone = True
+            torch.get_num_threads()  # has torch set up this thread, which would undo the next line later
+            torch.set_num_threads(1)
+            # the number is the thread's own, but threads to come take the last one set
+            reset = threading.Thread(target=torch.set_num_threads, args=(self._threads,))
+            reset.start()
+            reset.join()
+        return _with_channels(self._function(torch.from_numpy(blocks)).float().numpy())
+
+
 class CudaEngine:
     """Runs a torch function on a CUDA device; each calling thread has a `_Lane` of its own.
 

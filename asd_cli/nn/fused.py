@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 def available(device: torch.device, *, kernel: int = 2, rows: int = 16) -> bool:
     """Whether the kernel runs on a device for a convolution of kernel x kernel px and so many rows of output.
 
-    It is tried: Triton builds a part of itself with the machine's C compiler, and not every device has the memory on chip.
+    It is tried: Triton builds a part of itself with the C compiler, and not every device has the memory on chip.
     """
     if device.type != "cuda" or find_spec("triton") is None or kernel > _LARGEST_KERNEL or rows > _MOST_ROWS:
         return False

@@ -18,7 +18,7 @@ from asd_cli.methods.base import Detector, EvidenceDetector
 from asd_cli.metrics.histogram import ScoreCollector
 from asd_cli.metrics.roc import auc
 from asd_cli.vector.labels import IGNORED
-from asd_cli.workflows.fitting import PIECE_BLOCK, Advance, mapped_pieces, weigh_signs
+from asd_cli.workflows.fitting import Advance, mapped_pieces, weigh_signs
 from asd_cli.workflows.mapping import BlockMapper
 
 _log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def calibrate(
     """
     if isinstance(detector, EvidenceDetector):
         weigh_signs(detector, tiles, pieces, device, seed)
-    with BlockMapper(detector.distance_engine(device, PIECE_BLOCK), detector.halo) as mapper:
+    with BlockMapper(detector.distance_engine(device, detector.piece_side()), detector.halo) as mapper:
         kept = _collect(mapper, tiles, pieces, seed, advance)
     distances = kept.everything.rows[:, 0]
     calibration = Calibration.fit(distances, rate)

@@ -16,7 +16,8 @@ from asd_cli.density.gaussian import Gaussian, fit_ledoit_wolf
 from asd_cli.density.moments import Moments
 from asd_cli.density.sample import PixelSample
 from asd_cli.errors import TrainingError
-from asd_cli.methods.base import DescriptorDetector, EvidenceDetector
+from asd_cli.methods.base import DescriptorDetector, Detector, EvidenceDetector, MemoryDetector
+from asd_cli.nn.engines import Engine
 from asd_cli.raster.windows import Window
 from asd_cli.workflows.mapping import BlockMapper
 
@@ -25,8 +26,6 @@ _PIXELS_PER_VALUE = 50  # fewer pixels than this for each entry of the covarianc
 _CONTAMINATED = 4.0  # mean squared distance of a tile under the others, in units of what normal pixels have
 _SIGN_PIXELS = 500_000
 _THIN = 1e-10  # variance of a direction, relative to the widest, that is rounding of float32 descriptors
-PIECE_BLOCK = 128
-"""Side in pixels of the blocks that pieces of tiles are computed in, on every device: pieces are small."""
 Advance = Callable[[int], None]
 
 
@@ -60,7 +59,7 @@ def tile_moments(
     advance: Advance,
 ) -> dict[int, Moments]:
     """Moments of the descriptors of normal pixels, tile by tile; one pass."""
-    engine = detector.descriptor_engine(device, PIECE_BLOCK)
+    engine = detector.descriptor_engine(device, detector.piece_side())
     found: dict[int, Moments] = {}
     with BlockMapper(engine, detector.halo, channels=detector.length) as mapper:
         for piece, data, values in mapped_pieces(mapper, tiles, pieces, advance):
@@ -72,14 +71,45 @@ def tile_moments(
 def weigh_signs(
     detector: EvidenceDetector, tiles: TileSet, pieces: Sequence[Piece], device: torch.device, seed: int
 ) -> None:
-    """Show the detector the signs of normal pixels, a uniform sample where there are more than half a million."""
+    """Show the detector the signs of normal pixels, a uniform sample where there are more than half a million.
+
+    Raises:
+        TrainingError: none of them is finite.
+    """
     sample = PixelSample(_SIGN_PIXELS, detector.signs, seed)
-    with BlockMapper(detector.sign_engine(device, PIECE_BLOCK), detector.halo, channels=detector.signs) as mapper:
-        for piece, data, values in mapped_pieces(mapper, tiles, pieces, lambda count: None):
-            sample.add(values[:, data.normal].T, (piece.tile, piece.window.row, piece.window.col))
-    if not len(sample.rows):
-        raise TrainingError("no held-out normal pixel has finite values; check the tiles (--bands, --nodata)")
+    engine = detector.sign_engine(device, detector.piece_side())
+    _add_normal(sample, detector, engine, tiles, pieces, lambda count: None)
     detector.set_evidence(sample.rows)
+
+
+def descriptor_sample(
+    detector: MemoryDetector,
+    tiles: TileSet,
+    pieces: Sequence[Piece],
+    device: torch.device,
+    seed: int,
+    advance: Advance,
+) -> PixelSample:
+    """A uniform sample of the descriptors of normal pixels, as many as the detector wants; one pass.
+
+    Raises:
+        TrainingError: none of them is finite.
+    """
+    sample = PixelSample(detector.sample_size, detector.length, seed)
+    engine = detector.descriptor_engine(device, detector.piece_side())
+    _add_normal(sample, detector, engine, tiles, pieces, advance)
+    return sample
+
+
+def _add_normal(
+    sample: PixelSample, detector: Detector, engine: Engine, tiles: TileSet, pieces: Sequence[Piece], advance: Advance
+) -> None:
+    """Add to a sample what an engine makes of the normal pixels of pieces."""
+    with BlockMapper(engine, detector.halo, channels=sample.bands) as mapper:
+        for piece, data, values in mapped_pieces(mapper, tiles, pieces, advance):
+            sample.add(values[:, data.normal].T, (piece.tile, piece.window.row, piece.window.col))
+    if not sample.count:
+        raise TrainingError("the descriptors are not finite; check the tiles for odd values (--bands, --nodata)")
 
 
 def merged(parts: Sequence[Moments], length: int) -> Moments:

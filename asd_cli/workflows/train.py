@@ -18,7 +18,7 @@ from asd_cli.data.scaling import Scaling
 from asd_cli.data.tiles import TileSet
 from asd_cli.density.moments import Moments
 from asd_cli.errors import InputError, OutputError
-from asd_cli.methods.base import DescriptorDetector, Detector
+from asd_cli.methods.base import DescriptorDetector, Detector, MemoryDetector
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.registry import method_class
 from asd_cli.model_file import model_header
@@ -28,7 +28,7 @@ from asd_cli.staging import check_not_read, check_target
 from asd_cli.workflows.batches import PieceBatches, virtual_anomaly
 from asd_cli.workflows.calibrating import HeldOutFigures, calibrate
 from asd_cli.workflows.checkpoint import Checkpoint
-from asd_cli.workflows.fitting import fit_normal, merged, suspicious_tiles, tile_moments
+from asd_cli.workflows.fitting import descriptor_sample, fit_normal, merged, suspicious_tiles, tile_moments
 from asd_cli.workflows.models import Model
 from asd_cli.workflows.recipes import schedule_of
 from asd_cli.workflows.tilesets import open_tiles, tile_facts, warn_of_suspicious
@@ -158,6 +158,8 @@ def _untrained(options: TrainOptions, plan: TrainingPlan, bands: int) -> Detecto
         # this generator alone: torch.manual_seed would seed those of all devices, too
         generator.manual_seed(options.seed)
         return method_class(options.method).create(bands, **plan.config)
+    except ValueError as error:  # what only the number of bands could tell
+        raise InputError(f"--method {options.method}: {error}") from error
     finally:
         generator.set_state(before)
 
@@ -222,9 +224,14 @@ def _run(job: _Job, checkpoint: Checkpoint, progress: Progress) -> int:
 
 
 def _finish(job: _Job, steps: int) -> tuple[Model, HeldOutFigures]:
-    """Gaussian, where the method has one, calibration and header of a trained detector."""
+    """Gaussian or memory, where the method has one, calibration and header of a trained detector."""
     options, tiles, survey = job.options, job.tiles, job.survey
-    moments = _fit(job.detector, job) if isinstance(job.detector, DescriptorDetector) else None
+    moments = None
+    if isinstance(job.detector, DescriptorDetector):
+        moments = _fit(job.detector, job)
+    elif isinstance(job.detector, MemoryDetector):
+        sample = descriptor_sample(job.detector, tiles, survey.training, job.device, options.seed, lambda count: None)
+        job.detector.set_memory(sample.rows, options.seed)
     calibration, figures = calibrate(
         job.detector,
         tiles,

@@ -14,6 +14,7 @@ SMALL = {
     "encoder": [],
     "training": ["--sides", "32"],
     "polygons": ["--sides", "256,512"],
+    "rx": ["--bands", "1,3"],
     "scene": ["--side", "600"],
     "scaling": ["--sides", "300,600"],
 }

@@ -262,7 +262,7 @@ def test_restore_gives_back_the_same_method(case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_options_that_mean_nothing_are_refused(case: str) -> None:
     kind = method_class(case)
-    with pytest.raises(InputError, match=f"--recipe paper: the method {case} has no such recipe; it has: quick"):
+    with pytest.raises(InputError, match=f"--recipe paper: is one of the method asd; leave it out for {case}"):
         kind.plan(TrainOptions(recipe="paper"))
     with pytest.raises(InputError, match=f"--without: means nothing to the method {case}; leave it out"):
         kind.plan(TrainOptions(without=("diverse",)))

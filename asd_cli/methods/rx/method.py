@@ -1,0 +1,190 @@
+"""RX as a method: raw pixels whitened by the covariance of normal pixels, and what background they are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from asd_cli.data.scaling import Scaling
+from asd_cli.density.gaussian import Gaussian
+from asd_cli.errors import InputError, ModelFileError
+from asd_cli.methods.base import DescriptorDetector
+from asd_cli.methods.fitted import fitted_recipe
+from asd_cli.methods.recipe import TrainingPlan
+from asd_cli.methods.rx.local import Ring
+from asd_cli.methods.settings import read_settings
+from asd_cli.nn.devices import placed
+from asd_cli.nn.engines import Engine, SingleEngine, torch_engine
+from asd_cli.options import TrainOptions
+
+MODES = ("global", "local", "subspace")
+_LARGEST_WINDOW = 101
+_LEAST_SHARE = 1e-3
+_FARTHEST = 1e6  # ranges of normal pixels; farther values count as that, so that squares stay finite
+
+
+@dataclass(frozen=True)
+class RxSettings:
+    """`-O` of RX. mode: global, local or subspace. drop: leading components that `subspace` leaves out. inner, outer:
+    sides of the windows of `local`. share: of the global covariance in a local one."""
+
+    mode: str = "global"
+    drop: int = 1
+    inner: int = 5
+    outer: int = 15
+    share: float = 0.05
+
+
+class RxMethod(DescriptorDetector):
+    """Mahalanobis distance of band vectors from all normal pixels, from their surroundings, or in a subspace.
+
+    The descriptor is the pixel itself, each band scaled linearly so that its normal range is -1 to 1. Pixels are
+    computed in float64: hundreds of correlated bands need it.
+
+    - global: distance from the Gaussian of all normal pixels (Reed & Yu 1990).
+    - local: from mean and covariance of a ring around the pixel; see `Ring`. Holes in the ring count as what they are
+      filled with.
+    - subspace: without the `drop` principal components of the normal pixels that vary most (Schaum, "Joint subspace
+      detection of hyperspectral targets", 2004).
+    """
+
+    name: ClassVar[str] = "rx"
+    align = 1
+
+    def __init__(self, bands: int, *, mode: str, drop: int, ring: Ring) -> None:
+        super().__init__()
+        self.bands = self.length = bands
+        self._mode, self._drop, self._ring = mode, drop, ring
+        self.halo = ring.halo if mode == "local" else 0
+        for name, value in {
+            "low": torch.zeros(bands),
+            "high": torch.ones(bands),
+            "mean": torch.zeros(bands, dtype=torch.float64),
+            "whitening": torch.tensor(np.eye(bands)),
+        }.items():
+            self.register_buffer(name, value)
+        self.low: Tensor
+        self.high: Tensor
+        self.mean: Tensor
+        self.whitening: Tensor
+
+    @classmethod
+    def create(cls, bands: int, **config: Any) -> Self:
+        """RX that has seen no pixel; `config` holds the mode and its settings.
+
+        Raises:
+            ValueError: no such mode, or settings that are out of range.
+        """
+        settings = _checked(RxSettings(**config))
+        if settings.mode == "subspace" and settings.drop >= bands:
+            raise ValueError(f"drop={settings.drop} leaves nothing of {bands} band(s)")
+        ring = Ring(settings.inner, settings.outer, settings.share)
+        return cls(bands, mode=settings.mode, drop=settings.drop, ring=ring)
+
+    @classmethod
+    def plan(cls, options: TrainOptions) -> TrainingPlan:
+        """Mode and settings; one pass over the tiles.
+
+        Raises:
+            InputError: settings that are out of range, or options of a training.
+        """
+        settings = read_settings(RxSettings, options.method_options, method=cls.name)
+        try:
+            config = _config(_checked(settings))
+        except ValueError as error:
+            raise InputError(f"--option: {error}") from error
+        return TrainingPlan(config, fitted_recipe(options, method=cls.name), {})
+
+    def objective(self, options: TrainOptions, *, warmup_epochs: int) -> None:
+        """There is nothing to train."""
+
+    def config(self) -> dict[str, Any]:
+        """JSON-ready arguments of `create`."""
+        ring = self._ring
+        return _config(RxSettings(self._mode, self._drop, ring.inner, ring.outer, ring.share))
+
+    def set_scaling(self, scaling: Scaling) -> None:
+        """Take over the range of each band in normal pixels."""
+        self.low.copy_(torch.from_numpy(scaling.low))
+        self.high.copy_(torch.from_numpy(scaling.high))
+
+    def set_gaussian(self, gaussian: Gaussian) -> None:
+        """Measure distances from this Gaussian from now on; in a subspace, along its thinner axes alone."""
+        whitening = gaussian.whitening
+        if self._mode == "subspace":
+            variances, axes = np.linalg.eigh(gaussian.covariance)
+            kept = len(variances) - self._drop
+            whitening = np.zeros_like(gaussian.covariance)
+            whitening[:kept] = (axes[:, :kept] / np.sqrt(variances[:kept])).T
+        self.mean.copy_(torch.from_numpy(gaussian.mean))
+        self.whitening.copy_(torch.from_numpy(whitening))
+
+    def descriptors(self, x: Tensor) -> Tensor:
+        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, bands, H, W)."""
+        height, width = x.shape[-2] - self.halo, x.shape[-1] - self.halo
+        inner = x[..., self.halo : height, self.halo : width]
+        low, slope = self.low.view(1, -1, 1, 1), (2.0 / (self.high - self.low)).view(1, -1, 1, 1)
+        return ((inner - low) * slope - 1.0).clamp(-_FARTHEST, _FARTHEST)
+
+    def whitened(self, x: Tensor) -> Tensor:
+        """(B, bands, h, w) raw -> (B, bands, h, w) float64 whose squares sum to the squared global distance.
+
+        Scaling and whitening are folded into one matrix, applied to the difference from the raw mean.
+        """
+        slope = 2.0 / (self.high.double() - self.low.double())
+        centre = (self.mean + 1.0) / slope + self.low.double()
+        limit = _FARTHEST / slope
+        pixels = (x.movedim(1, -1).double() - centre).clamp(-limit, limit)
+        return (pixels @ (self.whitening * slope).T).movedim(-1, 1)
+
+    def distances(self, x: Tensor) -> Tensor:
+        """See `Detector`: the square root of Reed & Yu's statistic."""
+        white = self.whitened(x)
+        squares = self._ring.squared_distances(white) if self._mode == "local" else white.square().sum(dim=1)
+        return squares.sqrt().float()
+
+    def distance_engine(self, device: torch.device, side: int) -> Engine:
+        """On CUDA devices and the processors; other devices may not know float64."""
+        return self._engine("distances", device, side)
+
+    def descriptor_engine(self, device: torch.device, side: int) -> Engine:
+        """As `distance_engine`."""
+        return self._engine("descriptors", device, side)
+
+    def _engine(self, function: str, device: torch.device, side: int) -> Engine:
+        if device.type == "cuda":
+            return torch_engine(getattr(placed(self.eval(), device), function), device, side)
+        return SingleEngine(getattr(self.eval().cpu(), function), side)
+
+    def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        super()._check_arrays(arrays)
+        if not (arrays["high"] > arrays["low"]).all():
+            raise ModelFileError("the scaling of the bands is damaged: a range is empty")
+
+
+def _config(settings: RxSettings) -> dict[str, Any]:
+    """The mode and what it uses; the rest is left at its defaults."""
+    used = {"global": (), "local": ("inner", "outer", "share"), "subspace": ("drop",)}[settings.mode]
+    return {"mode": settings.mode, **{name: getattr(settings, name) for name in used}}
+
+
+def _checked(settings: RxSettings) -> RxSettings:
+    """The settings, in range."""
+    inner, outer = settings.inner, settings.outer
+    if not all(isinstance(value, int) for value in (settings.drop, inner, outer)):
+        raise ValueError("drop, inner and outer must be whole numbers")
+    if settings.mode not in MODES:
+        raise ValueError(f"mode={settings.mode} is not one of {', '.join(MODES)}")
+    if not (inner % 2 == outer % 2 == 1 and 1 <= inner < outer <= _LARGEST_WINDOW):
+        raise ValueError(f"inner={inner}, outer={outer}: both must be odd, 1 <= inner < outer <= {_LARGEST_WINDOW}")
+    if not _LEAST_SHARE <= settings.share <= 1:
+        raise ValueError(f"share={settings.share:g} is not within {_LEAST_SHARE}..1")
+    if settings.drop < 1:
+        raise ValueError(f"drop={settings.drop} is not at least 1")
+    return settings
