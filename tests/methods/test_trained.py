@@ -37,13 +37,14 @@ class Case:
 
     options: tuple[tuple[str, str], ...] = ()
     steps: int = 60
-    rate: float = 3e-3
+    rate: float = 2e-3
     reach: int = 0
 
 
 SMALL = (("width", "8"),)
 CASES = {
     "dsvdd": Case(),
+    "riad": Case(options=(*SMALL, ("cells", "2,8"), ("smooth", "5")), reach=32),
     "arnet": Case(options=(*SMALL, ("smooth", "3"))),
 }
 BOTH = {**CASES, "dsvdd-soft": Case(options=(("boundary", "soft"),))}
