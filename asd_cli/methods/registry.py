@@ -14,6 +14,7 @@ METHODS = {
     "arnet": "asd_cli.methods.arnet:ArnetMethod",
     "asd": "asd_cli.methods.asd.method:AsdMethod",
     "dsvdd": "asd_cli.methods.dsvdd:DsvddMethod",
+    "ganomaly": "asd_cli.methods.ganomaly:GanomalyMethod",
     "riad": "asd_cli.methods.riad:RiadMethod",
 }
 

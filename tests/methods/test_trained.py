@@ -45,6 +45,7 @@ SMALL = (("width", "8"),)
 CASES = {
     "dsvdd": Case(),
     "riad": Case(options=(*SMALL, ("cells", "2,8"), ("smooth", "5")), reach=32),
+    "ganomaly": Case(options=(*SMALL, ("latent", "4")), reach=32),
     "arnet": Case(options=(*SMALL, ("smooth", "3"))),
 }
 BOTH = {**CASES, "dsvdd-soft": Case(options=(("boundary", "soft"),))}
