@@ -102,6 +102,7 @@ class GanomalyMethod(RestoringDetector):
 
     name: ClassVar[str] = "ganomaly"
     settings_kind = GanomalySettings
+    settings: GanomalySettings
     recipe = Recipe(
         crop=128,
         epochs=16,
@@ -118,7 +119,6 @@ class GanomalyMethod(RestoringDetector):
 
     def __init__(self, bands: int, settings: GanomalySettings) -> None:
         super().__init__(bands, settings)
-        self.settings = settings
         self.generator = Generator(bands, settings)
         self.halo, self.align = self.generator.halo + settings.smooth // 2, self.generator.align
 
@@ -150,7 +150,7 @@ class Players(nn.Module):
         initialise(self.discriminator, random)
 
 
-class GanomalyObjective(RestoringObjective):
+class GanomalyObjective(RestoringObjective[GanomalyMethod]):
     """1 adversarial + 50 contextual + 1 encoder for the generator, and binary cross-entropy for the discriminator.
 
     Each term reaches only the networks that it is meant for: the adversarial one sees the discriminator's weights as
@@ -164,7 +164,7 @@ class GanomalyObjective(RestoringObjective):
 
     def __init__(self, method: GanomalyMethod, *, seed: int) -> None:
         super().__init__(method)
-        self._ganomaly, self._players = method, Players(method, seed=seed)
+        self._players = Players(method, seed=seed)
 
     @property
     def module(self) -> nn.Module:
@@ -173,7 +173,7 @@ class GanomalyObjective(RestoringObjective):
 
     def losses(self, batch: TrainingBatch, epoch: int) -> dict[str, Tensor]:
         """The four terms; cells and windows that hold a pixel that does not count are left out."""
-        method, mask = self._ganomaly, batch.mask
+        method, mask = self.method, batch.mask
         margin = method.generator.halo
         x = trimmed(method.normalise(batch.image), method.halo - margin)
         image = trimmed(x, margin)
@@ -190,7 +190,7 @@ class GanomalyObjective(RestoringObjective):
 
         The second encoder needs a halo, too: there, and where pixels do not count, it sees the image as it is.
         """
-        generator = self._ganomaly.generator
+        generator = self.method.generator
         halo, align = generator.halo, generator.align
         cells = whole_cells(mask, align)
         inner = torch.where(mask[:, None], rebuilt, trimmed(x, halo))

@@ -69,6 +69,7 @@ class RiadMethod(RestoringDetector):
 
     name: ClassVar[str] = "riad"
     settings_kind = RiadSettings
+    settings: RiadSettings
     recipe = Recipe(
         crop=128,
         epochs=10,
@@ -85,7 +86,6 @@ class RiadMethod(RestoringDetector):
 
     def __init__(self, bands: int, settings: RiadSettings) -> None:
         super().__init__(bands, settings)
-        self.settings = settings
         self.network = UNet(bands, width=settings.width, depth=settings.depth, convolutions=settings.convolutions)
         # of the map around the output: the mean filter, and two of the coarsest cells, one of them perhaps cut
         around = settings.smooth // 2 + 2 * _COARSEST - 1
@@ -140,20 +140,16 @@ class RiadMethod(RestoringDetector):
             raise ModelFileError("tensor pattern is damaged: it names a set that there is not")
 
 
-class RiadObjective(RestoringObjective):
+class RiadObjective(RestoringObjective[RiadMethod]):
     """L2 + MSGMS + SSIM, each with weight 1, of one cell size a step (Sec. 3 of the paper)."""
 
     short_names: ClassVar[Mapping[str, str]] = {
         "loss": "loss", "squares": "L2", "gradients": "MSGMS", "structure": "SSIM", "held_out": "held-out d",
     }  # fmt: skip
 
-    def __init__(self, method: RiadMethod) -> None:
-        super().__init__(method)
-        self._riad = method
-
     def losses(self, batch: TrainingBatch, epoch: int) -> dict[str, Tensor]:
         """The three terms; windows that touch a pixel that does not count are left out."""
-        method, mask = self._riad, batch.mask
+        method, mask = self.method, batch.mask
         x = trimmed(method.normalise(batch.image), method.margin)
         random = np.random.default_rng(batch.seed)
         cell = method.settings.cells[int(random.integers(len(method.settings.cells)))]
