@@ -52,6 +52,7 @@ class ArnetMethod(RestoringDetector):
 
     name: ClassVar[str] = "arnet"
     settings_kind = ArnetSettings
+    settings: ArnetSettings
     recipe = Recipe(
         crop=128,
         epochs=16,
@@ -68,7 +69,6 @@ class ArnetMethod(RestoringDetector):
 
     def __init__(self, bands: int, settings: ArnetSettings) -> None:
         super().__init__(bands, settings)
-        self.settings = settings
         self.network = UNet(bands, width=settings.width, depth=settings.depth, convolutions=settings.convolutions)
         self.halo, self.align = self.network.halo + settings.smooth // 2, self.network.align
 
@@ -94,18 +94,14 @@ class ArnetMethod(RestoringDetector):
         return smoothed(error, self.settings.smooth)
 
 
-class ArnetObjective(RestoringObjective):
+class ArnetObjective(RestoringObjective[ArnetMethod]):
     """L1 between the image and what is restored (the restoration loss of the paper)."""
 
     short_names: ClassVar[Mapping[str, str]] = {"loss": "L1", "held_out": "held-out error"}
 
-    def __init__(self, method: ArnetMethod) -> None:
-        super().__init__(method)
-        self._arnet = method
-
     def losses(self, batch: TrainingBatch, epoch: int) -> dict[str, Tensor]:
         """Mean absolute error of the pixels that count."""
-        method = self._arnet
+        method = self.method
         image, virtual = (
             trimmed(method.normalise(pixels), method.halo - method.network.halo)
             for pixels in (batch.image, batch.virtual)

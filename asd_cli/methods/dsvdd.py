@@ -47,7 +47,7 @@ RECIPE = Recipe(
     weight_decay=1e-6,  # of the paper, Sec. 4
     decay="cosine",
     jitter=True,
-    review_pieces=48,
+    review_pieces=32,
     scaling="robust",
     amplitudes=Amplitudes(),
 )

@@ -14,8 +14,10 @@ METHODS = {
     "arnet": "asd_cli.methods.arnet:ArnetMethod",
     "asd": "asd_cli.methods.asd.method:AsdMethod",
     "dsvdd": "asd_cli.methods.dsvdd:DsvddMethod",
+    "ganomaly": "asd_cli.methods.ganomaly:GanomalyMethod",
     "padim": "asd_cli.methods.padim:Padim",
     "patchcore": "asd_cli.methods.patchcore:PatchCore",
+    "riad": "asd_cli.methods.riad:RiadMethod",
     "rx": "asd_cli.methods.rx.method:RxMethod",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class RestoringDetector(ScaledDetector):
 
     def __init__(self, bands: int, settings: RestoringSettings) -> None:
         super().__init__(bands)
-        self._settings = settings
+        self.settings = settings
 
     @classmethod
     def create(cls, bands: int, **config: Any) -> Self:
@@ -71,31 +71,34 @@ class RestoringDetector(ScaledDetector):
 
     def config(self) -> dict[str, Any]:
         """JSON-ready arguments of `create`."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self._settings).items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.settings).items()}
 
     def block_side(self, device: torch.device) -> int:
         """See `Detector`; at least 256."""
         return max(block_side(device), _LEAST_BLOCK)
 
 
-class RestoringObjective:
+M = TypeVar("M", bound=RestoringDetector)
+
+
+class RestoringObjective(Generic[M]):
     """Base of the objectives: nothing changes between epochs, and the log gets the mean distance of held-out pixels."""
 
     short_names: ClassVar[Mapping[str, str]]
 
-    def __init__(self, method: RestoringDetector) -> None:
-        self._method = method
+    def __init__(self, method: M) -> None:
+        self.method = method
 
     @property
     def module(self) -> nn.Module:
         """What is trained."""
-        return self._method
+        return self.method
 
     def review(
         self, epochs_done: int, training: Iterable[TrainingBatch], held_out: Iterable[TrainingBatch]
     ) -> dict[str, float]:
         """See `Objective`."""
-        return {"held_out": mean_distance(self._method, held_out)}
+        return {"held_out": mean_distance(self.method, held_out)}
 
 
 def trimmed(x: Tensor, margin: int) -> Tensor:

@@ -146,7 +146,8 @@ def _stop_needed(stop: int, depth: int, convolutions: int) -> int:
 def initialise(module: nn.Module, generator: torch.Generator | None = None, *, slope: float = SLOPE) -> None:
     """He's weights for all convolutions, the last included, for ReLUs of that slope (2015, Eq. 15); biases 0."""
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
+        # on the meta device there is nothing to draw, and trying would load torch's compiler: 75 MiB
+        if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
             nn.init.kaiming_normal_(layer.weight, a=slope, generator=generator)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

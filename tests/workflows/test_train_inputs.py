@@ -224,7 +224,8 @@ def test_existing_log_is_refused(run: Callable[..., Result], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "given", [["--method", "riad"], ["--recipe", "best"], ["--steps", "0"], ["--holdout", "1"], ["--seed", str(2**32)]]
+    "given",
+    [["--method", "unheard"], ["--recipe", "best"], ["--steps", "0"], ["--holdout", "1"], ["--seed", str(2**32)]],
 )
 def test_usage_errors(run: Callable[..., Result], given: list[str]) -> None:
     result = run("--normal", "forest", *given)
