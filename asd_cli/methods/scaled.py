@@ -77,7 +77,11 @@ def pyramid_config(options: TrainOptions, *, length: int, scales: tuple[float, .
         InputError: it is out of range.
     """
     try:
-        return checked_pyramid(options.length or length, options.scales or scales, options.patch_size)
+        return checked_pyramid(
+            length if options.length is None else options.length,
+            scales if options.scales is None else options.scales,
+            options.patch_size,
+        )
     except ValueError as error:
         raise InputError(f"--scales, --length or --patch-size: {error}") from error
 

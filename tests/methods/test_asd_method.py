@@ -74,19 +74,19 @@ def test_restore_refuses_arrays_of_another_architecture() -> None:
 
 
 def test_plan() -> None:
-    plan = AsdMethod.plan(TrainOptions(without=("compact",), length=7))
+    plan = AsdMethod.plan(TrainOptions(recipe="quick", without=("compact",), length=7))
     assert plan.config == {"length": 7, "scales": (0.5, 1.0, 2.0), "patch_size": 15}
     assert plan.facts["losses"] == ["diverse", "feature-rich"]
     assert plan.facts["loss_form"] == "published"
     assert plan.facts["virtual_anomalies"] == plan.recipe.amplitudes.as_json()
     with pytest.raises(InputError, match="--without: all three losses are switched off"):
-        AsdMethod.plan(TrainOptions(without=LOSSES))
+        AsdMethod.plan(TrainOptions(recipe="quick", without=LOSSES))
     with pytest.raises(InputError, match="--scales, --length or --patch-size: length 257 is not within"):
         AsdMethod.plan(TrainOptions(length=257))
 
 
 def test_objective_follows_the_options() -> None:
-    options = TrainOptions(without=("diverse",), loss_form="paper")
+    options = TrainOptions(recipe="quick", without=("diverse",), loss_form="paper")
     losses = method().objective(options, warmup_epochs=4)._losses
     assert (losses.compact, losses.diverse, losses.feature_rich) == (True, False, True)
     assert (losses.form, losses.warmup_epochs) == ("paper", 4)

@@ -81,7 +81,7 @@ def test_losses_follow_the_seed_of_the_batch() -> None:
     goal, image = made.objective(TrainOptions(), warmup_epochs=0), raw(made, 24, 24)
     mask = torch.ones(1, 24, 24, dtype=torch.bool)
     found = [
-        [term.item() for term in goal.losses(TrainingBatch(image, image, mask, seed), 0).values()]
+        [term.item() for term in goal.losses(TrainingBatch(image, image, mask, seed=seed), 0).values()]
         for seed in (5, 5, 6)
     ]  # fmt: skip
     assert found[0] == found[1] != found[2]

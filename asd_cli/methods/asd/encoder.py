@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from asd_cli.errors import ModelFileError
 from asd_cli.nn.pyramid import DensePyramid, MaskedBatchNorm2d
+
+
+def check_variances(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse arrays of a method whose ``encoder`` cannot be.
+
+    Raises:
+        ModelFileError: a variance is negative.
+    """
+    if not (arrays["encoder.norm.running_var"] >= 0).all():
+        raise ModelFileError("tensor encoder.norm.running_var is damaged: a variance is negative")
 
 
 class EncoderOutput(NamedTuple):

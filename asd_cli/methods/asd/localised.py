@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import InputError
-from asd_cli.methods.asd.encoder import PyramidEncoder
+from asd_cli.methods.asd.encoder import PyramidEncoder, check_variances
 from asd_cli.methods.asd.evidence import Evidence
 from asd_cli.methods.asd.recipes import RECIPES
 from asd_cli.methods.asd.signs import FoldedSigns
@@ -95,11 +95,14 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         rows, cols = (slice(self.halo, n - self.halo) for n in x.shape[-2:])
         return self.normalise(x[..., rows, cols])
 
+    def whitened(self, x: Tensor) -> Tensor:
+        """Raw, with halo -> (B, bands, H, W) whose norm is the Mahalanobis distance of the bands."""
+        weight = self.whitening.view(self.bands, self.bands, 1, 1)
+        return F.conv2d(self.descriptors(x) - self.mean.view(1, -1, 1, 1), weight)
+
     def distances(self, x: Tensor) -> Tensor:
         """Sum of the -log p of both signs; see `Detector` and `Evidence`."""
-        weight = self.whitening.view(self.bands, self.bands, 1, 1)
-        colour = F.conv2d(self.descriptors(x) - self.mean.view(1, -1, 1, 1), weight).norm(dim=1)
-        distance: Tensor = self.evidence(torch.stack([colour, self.logits(x)], dim=1))
+        distance: Tensor = self.evidence(torch.stack([self.whitened(x).norm(dim=1), self.logits(x)], dim=1))
         return distance
 
     def distance_engine(self, device: torch.device, side: int) -> Engine:
@@ -124,6 +127,10 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
     def set_evidence(self, rows: NDArray[np.float32]) -> None:
         """Weigh signs from now on by those of held-out normal pixels (n, 2)."""
         self.evidence.fit(rows)
+
+    def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        super()._check_arrays(arrays)
+        check_variances(arrays)
 
 
 class LocalisedObjective:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from asd_cli.data.localised import LocalAmplitudes
 from asd_cli.density.gaussian import Gaussian
-from asd_cli.errors import InputError, ModelFileError
-from asd_cli.methods.asd.encoder import EncoderOutput, PyramidEncoder
+from asd_cli.errors import InputError
+from asd_cli.methods.asd.encoder import EncoderOutput, PyramidEncoder, check_variances
 from asd_cli.methods.asd.folded import FoldedEncoder
 from asd_cli.methods.asd.half import HalfScorer
 from asd_cli.methods.asd.localised import LocalisedAsd
@@ -61,7 +61,10 @@ class AsdMethod(ScaledDetector, DescriptorDetector):
         Raises:
             ValueError: no scales, a scale that is no power of two, a patch or a length that is out of range.
         """
-        if config.pop("taught", None):
+        taught = config.pop("taught", None)
+        if taught not in (None, "localised"):
+            raise ValueError(f"taught={taught!r} is not known")
+        if taught:
             return LocalisedAsd.create(bands, **config)
         return cls(bands, **checked_pyramid(**config))
 
@@ -141,5 +144,4 @@ class AsdMethod(ScaledDetector, DescriptorDetector):
 
     def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         super()._check_arrays(arrays)
-        if not (arrays["encoder.norm.running_var"] >= 0).all():
-            raise ModelFileError("tensor encoder.norm.running_var is damaged: a variance is negative")
+        check_variances(arrays)

@@ -1,0 +1,211 @@
+"""ASD taught with localised virtual anomalies: evidence, folding, losses, model file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from asd_cli.density.gaussian import Gaussian
+from asd_cli.errors import InputError, ModelFileError
+from asd_cli.methods.asd.evidence import Evidence
+from asd_cli.methods.asd.half import HalfScorer
+from asd_cli.methods.asd.localised import LocalisedAsd
+from asd_cli.methods.asd.method import AsdMethod
+from asd_cli.methods.base import EvidenceDetector, TrainingBatch
+from asd_cli.options import TrainOptions
+
+CPU = torch.device("cpu")
+
+
+def random_method(
+    seed: int, bands: int = 3, length: int = 4, scales: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+) -> LocalisedAsd:
+    """Weights, normalisation, scaling, Gaussian and evidence that no default could stand in for."""
+    random = np.random.default_rng(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = AsdMethod.create(bands, taught="localised", length=length, scales=scales, patch_size=15)
+        assert isinstance(made, LocalisedAsd)
+        norm = made.encoder.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        for tensor in (norm.weight, norm.bias, norm.running_mean, made.low):
+            torch.nn.init.normal_(tensor)
+        torch.nn.init.uniform_(norm.running_var, 0.1, 3.0)
+    made.high.copy_(made.low + torch.from_numpy(random.uniform(0.5, 3, bands)))
+    factor = random.normal(size=(bands, bands))
+    made.set_gaussian(Gaussian(random.normal(size=bands), factor @ factor.T + np.eye(bands), 0.0))
+    made.set_evidence(random.gamma(2.0, 1.0, (5000, 2)).astype(np.float32) + np.float32([0, -2]))
+    return made.eval().requires_grad_(False)
+
+
+def image(made: LocalisedAsd, side: int, seed: int = 0) -> torch.Tensor:
+    around = side + 2 * made.halo
+    return torch.from_numpy(
+        np.random.default_rng(seed).normal(0, 2, (1, made.bands, around, around)).astype(np.float32)
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    bands=st.integers(1, 13),
+    length=st.integers(1, 16),
+    scales=st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0]), min_size=1, max_size=4, unique=True),
+    side=st.sampled_from([16, 32]),
+)
+def test_folded_equals_unfolded(seed: int, bands: int, length: int, scales: list[float], side: int) -> None:
+    made = random_method(seed, bands, length, tuple(scales))
+    x = image(made, side, seed)
+    signs = torch.stack([made.whitened(x).norm(dim=1), made.logits(x)], dim=1).numpy()
+    folded = made.folded()
+    for found in (folded(x).numpy(), made.sign_engine(CPU, side)(x.numpy())):
+        np.testing.assert_allclose(found, signs, rtol=1e-5, atol=1e-5 * np.abs(signs).max())
+    distances = made.distances(x).numpy()
+    found = made.distance_engine(CPU, side)(x.numpy())
+    assert found.shape == (1, 1, side, side)
+    np.testing.assert_allclose(found[:, 0], distances, rtol=1e-5, atol=1e-5 * max(1, distances.max()))
+
+
+def test_half_precision_gives_the_same_logits_but_for_rounding() -> None:
+    made = random_method(3)
+    x = image(made, 32)
+    found = HalfScorer(made.folded().encoder, fused=False, norm=False)(x)[:, 0]
+    expected = made.logits(x)
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max()) < 0.02 * float(expected.std() + expected.abs().max())
+
+
+def naive_evidence(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """-log of the share of rows at or above each value, where it is between one half and one hundredth."""
+    return -np.log(np.mean(rows[None] >= values[:, None], axis=1))
+
+
+def test_evidence_is_the_sum_of_minus_log_p() -> None:
+    random = np.random.default_rng(0)
+    rows = np.stack([random.gamma(2, 1, 200_000), random.normal(5, 3, 200_000)], axis=1).astype(np.float32)
+    evidence = Evidence(2)
+    evidence.fit(rows)
+    for quantile in (0.0, 0.3, 0.5, 0.8, 0.95, 0.985, 0.999):
+        values = np.quantile(rows, quantile, axis=0).astype(np.float32)
+        found = evidence(torch.from_numpy(values).view(1, 2, 1, 1)).item()
+        expected = sum(naive_evidence(rows[:, i], values[i : i + 1])[0] for i in range(2))
+        assert found == pytest.approx(expected, rel=0.1, abs=0.03)
+
+
+def test_evidence_grows_with_every_sign_and_is_linear_far_out() -> None:
+    made = random_method(1)
+    values = torch.linspace(-20, 200, 4001)
+    for index in range(2):
+        signs = torch.zeros(1, 2, 1, 4001)
+        signs[0, index, 0] = values
+        found = made.evidence(signs)[0, 0]
+        assert float(found.diff().min()) >= -1e-4
+        assert found[-1] - found[-11] == pytest.approx(float(found[-101] - found[-111]), rel=1e-2)
+        assert float(found.min()) >= 0
+
+
+@pytest.mark.parametrize("rows", [np.zeros((50, 2)), np.ones((1, 2)), np.repeat([[0, 1]], 50, axis=0)])
+def test_evidence_of_normal_pixels_that_are_all_alike(rows: np.ndarray) -> None:
+    evidence = Evidence(2)
+    evidence.fit(rows.astype(np.float32))
+    same, away = (evidence(torch.from_numpy(rows[:1] + more).float().view(1, 2, 1, 1)).item() for more in (0, 1))
+    assert same == 0
+    assert np.isfinite(away)
+    assert away > 10
+
+
+def batch(made: LocalisedAsd, seed: int) -> TrainingBatch:
+    """A smooth texture with a bright square."""
+    generator = torch.Generator().manual_seed(seed)
+    side = 40 + 2 * made.halo
+    x = torch.nn.functional.avg_pool2d(torch.randn(1, made.bands, side + 4, side + 4, generator=generator), 5, 1)
+    changed = torch.zeros(1, 40, 40, dtype=torch.bool)
+    row, col = (int(v) for v in torch.randint(0, 24, (2,), generator=generator))
+    changed[:, row : row + 14, col : col + 14] = True
+    virtual = x.clone()
+    inner = virtual[:, :, made.halo : made.halo + 40, made.halo : made.halo + 40]
+    inner += changed[:, None] * torch.randn(inner.shape, generator=generator)
+    return TrainingBatch(x, virtual, torch.rand(1, 40, 40, generator=generator) < 0.9, changed)
+
+
+def test_it_learns_to_tell_what_was_changed() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = LocalisedAsd.create(2, length=8, scales=(0.5, 1.0), patch_size=15)
+    objective = made.objective(TrainOptions(), warmup_epochs=0)
+    optimizer = torch.optim.Adam(made.parameters(), lr=3e-3)
+    first = objective.review(0, [], [batch(made, 90)])
+    losses = []
+    for step in range(40):
+        optimizer.zero_grad()
+        loss = torch.stack(list(objective.losses(batch(made, step), 0).values())).sum()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+    assert objective.review(1, [], [batch(made, 90)])["held_out"] < first["held_out"]
+    new = batch(made, 99)
+    assert new.changed is not None
+    with torch.inference_mode():
+        logits = made.eval().logits(new.virtual)
+    assert roc_auc_score(new.changed.flatten(), logits.flatten()) > 0.9
+
+
+def test_pixels_outside_the_mask_have_no_say_in_the_losses() -> None:
+    made = random_method(0, bands=2, scales=(0.5, 1.0)).train()
+    given_ = batch(made, 5)
+    mask = torch.zeros_like(given_.mask)
+    mask[:, :8, :8] = True
+    other = given_.virtual.clone()
+    other[..., -8:, -8:] = 50.0  # farther from the mask than a patch reaches
+    objective = made.objective(TrainOptions(), warmup_epochs=0)
+    values = [objective.losses(TrainingBatch(x, x, mask, given_.changed), 0) for x in (given_.virtual, other)]
+    for name, value in values[0].items():
+        assert value.item() == pytest.approx(values[1][name].item(), rel=1e-5)
+
+
+def test_a_batch_without_changes_or_without_normal_pixels_is_no_trouble() -> None:
+    made = random_method(0, bands=2, scales=(1.0,)).train()
+    given_ = batch(made, 5)
+    for changed in (None, torch.zeros_like(given_.mask)):
+        terms = made.objective(TrainOptions(), warmup_epochs=0).losses(
+            TrainingBatch(given_.image, given_.virtual, given_.mask, changed), 0
+        )
+        assert all(term.isfinite() for term in terms.values())
+
+
+def test_restore_gives_back_the_same_method() -> None:
+    made = random_method(2)
+    again = AsdMethod.restore(3, made.config(), made.arrays()).eval()
+    assert isinstance(again, EvidenceDetector)
+    assert (again.config(), again.halo, again.align, again.length) == (made.config(), made.halo, made.align, 3)
+    x = image(made, 16)
+    assert torch.equal(made.distances(x), again.distances(x))
+
+
+def test_restore_refuses_what_cannot_be() -> None:
+    made = random_method(2)
+    arrays = made.arrays()
+    with pytest.raises(ModelFileError, match="tensor low is"):
+        AsdMethod.restore(4, made.config(), arrays)
+    broken: dict[str, Any] = {**arrays, "encoder.norm.running_var": -arrays["encoder.norm.running_var"]}
+    with pytest.raises(ModelFileError, match="a variance is negative"):
+        AsdMethod.restore(3, made.config(), broken)
+    with pytest.raises(ValueError, match="taught"):
+        AsdMethod.restore(3, {**made.config(), "taught": "otherwise"}, arrays)
+
+
+def test_the_default_recipe_is_taught_so() -> None:
+    plan = AsdMethod.plan(TrainOptions(length=7))
+    assert plan.config == {"taught": "localised", "length": 7, "scales": (0.25, 0.5, 1.0, 2.0), "patch_size": 15}
+    assert plan.facts == {"virtual_anomalies": plan.recipe.amplitudes.as_json()}
+    for options in (TrainOptions(without=("compact",)), TrainOptions(loss_form="paper")):
+        with pytest.raises(InputError, match="--without and --loss-form change the paper's losses; add --recipe quick"):
+            AsdMethod.plan(options)
