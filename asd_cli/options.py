@@ -54,6 +54,7 @@ class TrainOptions:
     patch_size: int = 15
     without: tuple[str, ...] = ()
     loss_form: Literal["published", "paper"] = "published"
+    unlabelled: bool = False
     holdout: float = 0.2
     false_alarm_rate: float = 0.001
     seed: int = 0

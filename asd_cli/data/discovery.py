@@ -80,9 +80,7 @@ def discover_tiles(
         LabelError: some tiles have a label and others none, or labels cannot be told apart.
     """
     listing = Listing()
-    found = {tile.path: tile for path in paths for tile in _expand(path, listing)}
-    tiles = [found[path] for path in sorted(found) if not _is_excluded(path, exclude)]
-    tiles = [tile for tile in tiles if tile.path != labels]
+    tiles = [tile for tile in _all_below(paths, listing, exclude) if tile.path != labels]
     if not tiles:
         raise RasterError(f"{', '.join(paths)}: no tiles left to read; give a folder of rasters")
     if labels is not None:
@@ -95,6 +93,21 @@ def discover_tiles(
         return [replace(tile, folder_class=None) for tile in paired]
     _refuse_stray_labels(tiles, listing)
     return _with_folder_classes(tiles, normal)
+
+
+def discover_rasters(paths: Sequence[str]) -> list[TileSource]:
+    """As `discover_tiles`, without labels.
+
+    Raises:
+        RasterError: a path does not exist or holds no rasters.
+    """
+    return [replace(tile, label=None, folder_class=None) for tile in _all_below(paths, Listing(), ())]
+
+
+def _all_below(paths: Sequence[str], listing: Listing, exclude: Sequence[str]) -> list[TileSource]:
+    """The tiles of all arguments, sorted by path, each once."""
+    found = {tile.path: tile for path in paths for tile in _expand(path, listing)}
+    return [found[path] for path in sorted(found) if not _is_excluded(path, exclude)]
 
 
 def _expand(path: str, listing: Listing) -> list[TileSource]:

@@ -42,8 +42,8 @@ class LocalAmplitudes:
     blobs: int = 3
     share: tuple[float, float] = (0.05, 0.3)
     grain: tuple[float, float] = (3.0, 60.0)
-    contrast: float = 0.25
-    colour: float = 0.0875
+    contrast: float = 0.125
+    colour: float = 0.045
     noise: float = 0.2
     blended: float = 0.4
 

@@ -90,7 +90,8 @@ def survey_tiles(
 ) -> Survey:
     """One pass over the tiles: pieces of at most `crop` px a side, the held-out share, a sample of normal pixels.
 
-    The same tiles and seed give the same split. `progress` gets tiles done and in all.
+    The same tiles and seed give the same split; with a `holdout` of 0 the same pieces are in both parts. `progress`
+    gets tiles done and in all.
 
     Raises:
         TrainingError: no tile has a normal pixel, or a single tile has too few to hold some out.
@@ -108,7 +109,7 @@ def survey_tiles(
             skipped.append(tiles.sources[index].path)
         else:
             useful += 1
-            if useful > 1 and held < max(1, round(useful * holdout)):
+            if holdout and useful > 1 and held < max(1, round(useful * holdout)):
                 held += 1
                 held_out += pieces
             else:
@@ -119,7 +120,9 @@ def survey_tiles(
         raise TrainingError(
             f"none of the {len(tiles)} tiles has a normal pixel; check --normal, labels, masks and nodata"
         )
-    if not held_out:
+    if not holdout:
+        held_out = training
+    elif not held_out:
         training, held_out, sample = surveyor.split(training[0].tile, halo, holdout)
     key = lambda piece: (piece.tile, piece.window.row, piece.window.col)  # noqa: E731
     return Survey(tuple(sorted(training, key=key)), tuple(sorted(held_out, key=key)), sample, tuple(sorted(skipped)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ _log = logging.getLogger(__name__)
 _PIXELS_PER_VALUE = 50  # fewer pixels than this for each entry of the covariance and the fit is shaky
 _CONTAMINATED = 4.0  # mean squared distance of a tile under the others, in units of what normal pixels have
 _SIGN_PIXELS = 500_000
+_TRIMMED, _TRIM_VALUES = 0.05, 10_000_000
 _THIN = 1e-10  # variance of a direction, relative to the widest, that is rounding of float32 descriptors
 Advance = Callable[[int], None]
 
@@ -51,19 +53,52 @@ def map_window(
     return data, values
 
 
+class Limit(NamedTuple):
+    """The farthest that a descriptor may lie from a Gaussian to count as normal."""
+
+    gaussian: Gaussian
+    distance: float
+
+    def keeps(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Which of the rows (n, L) lie within."""
+        kept: NDArray[np.bool_] = self.gaussian.distance(rows.astype(np.float64)) <= self.distance
+        return kept
+
+
+def robust_limit(
+    detector: DescriptorDetector,
+    tiles: TileSet,
+    pieces: Sequence[Piece],
+    device: torch.device,
+    seed: int,
+    moments: Moments,
+) -> Limit:
+    """What leaves out the twentieth of the pixels that lie farthest from the Gaussian of all: anomalies may be among
+    them where nobody labelled any."""
+    gaussian = fit_ledoit_wolf(moments)
+    sample = PixelSample(max(_TRIM_VALUES // detector.length, 1000), detector.length, seed)
+    engine = detector.descriptor_engine(device, detector.piece_side())
+    _add_normal(sample, detector, engine, tiles, pieces, lambda count: None)
+    distances = gaussian.distance(sample.rows.astype(np.float64))
+    return Limit(gaussian, float(np.quantile(distances, 1.0 - _TRIMMED)))
+
+
 def tile_moments(
     detector: DescriptorDetector,
     tiles: TileSet,
     pieces: Sequence[Piece],
     device: torch.device,
     advance: Advance,
+    *,
+    within: Limit | None = None,
 ) -> dict[int, Moments]:
-    """Moments of the descriptors of normal pixels, tile by tile; one pass."""
+    """Moments of the descriptors of normal pixels, tile by tile, of those `within` a limit only; one pass."""
     engine = detector.descriptor_engine(device, detector.piece_side())
     found: dict[int, Moments] = {}
     with BlockMapper(engine, detector.halo, channels=detector.length) as mapper:
         for piece, data, values in mapped_pieces(mapper, tiles, pieces, advance):
-            moments = Moments.of(values[:, data.normal].T)
+            rows = values[:, data.normal].T
+            moments = Moments.of(rows if within is None else rows[within.keeps(rows)])
             found[piece.tile] = found[piece.tile].merge(moments) if piece.tile in found else moments
     return found
 

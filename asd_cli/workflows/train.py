@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,14 @@ from asd_cli.staging import check_not_read, check_target
 from asd_cli.workflows.batches import PieceBatches, virtual_anomaly
 from asd_cli.workflows.calibrating import HeldOutFigures, calibrate
 from asd_cli.workflows.checkpoint import Checkpoint
-from asd_cli.workflows.fitting import descriptor_sample, fit_normal, merged, suspicious_tiles, tile_moments
+from asd_cli.workflows.fitting import (
+    descriptor_sample,
+    fit_normal,
+    merged,
+    robust_limit,
+    suspicious_tiles,
+    tile_moments,
+)
 from asd_cli.workflows.models import Model
 from asd_cli.workflows.recipes import schedule_of
 from asd_cli.workflows.tilesets import open_tiles, tile_facts, warn_of_suspicious
@@ -97,7 +104,8 @@ def train(
     start = time.monotonic()
     plan = method_class(options.method).plan(options)
     checkpoint_path = _check_targets(options)
-    job = _prepare(options, plan, open_tiles(options.tiles) if tiles is None else tiles)
+    given = replace(options.tiles, layout="unlabelled") if options.unlabelled else options.tiles
+    job = _prepare(options, plan, open_tiles(given) if tiles is None else tiles)
     checkpoint = Checkpoint(checkpoint_path, _fingerprint(job))
     steps = _run(job, checkpoint, progress)
     model, figures = _finish(job, steps)
@@ -142,7 +150,8 @@ def _prepare(options: TrainOptions, plan: TrainingPlan, tiles: TileSet) -> _Job:
     check_not_read([path for path in (options.output, options.log) if path is not None], tiles.files)
     detector = _untrained(options, plan, tiles.band_count)
     crop = options.crop or plan.recipe.crop
-    survey = survey_tiles(tiles, crop=crop, halo=detector.halo, holdout=options.holdout, seed=options.seed)
+    holdout = 0.0 if options.unlabelled else options.holdout
+    survey = survey_tiles(tiles, crop=crop, halo=detector.halo, holdout=holdout, seed=options.seed)
     for path in survey.skipped:
         _log.info("%s: skipped, it has no normal pixel", path)
     scaling = Scaling.of(plan.recipe.scaling, survey.sample)
@@ -251,7 +260,8 @@ def _finish(job: _Job, steps: int) -> tuple[Model, HeldOutFigures]:
             "crop": job.crop,
             "seed": options.seed,
             **job.plan.facts,
-            "holdout": options.holdout,
+            "holdout": 0.0 if options.unlabelled else options.holdout,
+            "unlabelled": options.unlabelled,
             "tiles": survey.training_tiles,
             "held_out_tiles": survey.held_out_tiles,
             "normal_pixels": survey.sample.count,
@@ -262,8 +272,13 @@ def _finish(job: _Job, steps: int) -> tuple[Model, HeldOutFigures]:
 
 
 def _fit(detector: DescriptorDetector, job: _Job) -> Moments:
-    parts = tile_moments(detector, job.tiles, job.survey.training, job.device, lambda count: None)
+    pieces = job.survey.training
+    parts = tile_moments(detector, job.tiles, pieces, job.device, lambda count: None)
     moments = merged(list(parts.values()), detector.length)
+    if job.options.unlabelled and moments.count > 1:
+        within = robust_limit(detector, job.tiles, pieces, job.device, job.options.seed, moments)
+        parts = tile_moments(detector, job.tiles, pieces, job.device, lambda count: None, within=within)
+        moments = merged(list(parts.values()), detector.length)
     fit_normal(detector, moments)
     warn_of_suspicious(suspicious_tiles(parts), job.tiles)
     return moments

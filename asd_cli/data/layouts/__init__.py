@@ -17,6 +17,7 @@ from asd_cli.options import TileOptions
 
 _MODULES = {
     "auto": "auto:LAYOUT",
+    "unlabelled": "unlabelled:LAYOUT",
     "deepglobe": "deepglobe:LAYOUT",
     "agriculture-vision": "agriculture_vision:LAYOUT",
     "landslide4sense": "landslide4sense:LAYOUT",

@@ -10,7 +10,7 @@ from asd_cli.methods.recipe import Recipe
 RECIPES = {
     "standard": Recipe(
         crop=192,
-        epochs=12,
+        epochs=6,
         steps_per_epoch=50,
         warmup_epochs=0,
         learning_rate=2e-3,
