@@ -87,7 +87,7 @@ def tiny_model(tiny_tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     tiles = TileOptions(tiles=(str(tiny_tiles),), normal=("forest",))
-    train(TrainOptions(tiles=tiles, output=path, steps=30, crop=64, device="cpu"))
+    train(TrainOptions(tiles=tiles, output=path, recipe="quick", steps=30, crop=64, device="cpu"))
     return path
 
 

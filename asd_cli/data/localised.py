@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 _ZOOMS = (0.5, 1.0, 2.0)
+_MIDDLE = np.float32(0.5)  # of the range of normal pixels
 
 
 class Patch(NamedTuple):
@@ -83,14 +84,16 @@ class LocalAnomalies:
         return self._changed(patch.image, random), patch.normal
 
     def _changed(self, image: Image, random: np.random.Generator) -> Image:
-        """Other order of bands, inverted, other contrast, shifted, noisy: each at random."""
+        """Other order of bands, inverted, other contrast, shifted, noisy: each at random.
+
+        Pixel by pixel, so that none outside the normal class has a say in another.
+        """
         bands, a = len(image), self._a
         if random.random() < 0.35:
             image = image[random.permutation(bands)]
         if random.random() < 0.2:
             image = 1.0 - image
-        mean = image.mean(axis=(1, 2), keepdims=True)
-        image = (image - mean) * np.float32(np.exp(random.normal(0.0, a.contrast))) + mean
+        image = (image - _MIDDLE) * np.float32(np.exp(random.normal(0.0, a.contrast))) + _MIDDLE
         if random.random() < 0.8:
             image = image + random.normal(0.0, a.colour, (bands, 1, 1)).astype(np.float32)
         if random.random() < 0.5:
@@ -149,7 +152,7 @@ def _elsewhere(shape: tuple[int, ...], draw: DrawPatch, random: np.random.Genera
         normal = normal.repeat(2, axis=0).repeat(2, axis=1)
     elif zoom < 1:
         image = image.reshape(len(image), height, 2, width, 2).mean(axis=(2, 4))
-        normal = normal[::2, ::2]
+        normal = np.logical_and.reduce([normal[i::2, j::2] for i in (0, 1) for j in (0, 1)])
     image, normal = image[:, :height, :width], normal[:height, :width]
     image, normal = np.rot90(image, turns, (1, 2)), np.rot90(normal, turns)
     return Patch(image[..., ::-1], normal[..., ::-1]) if mirror else Patch(image, normal)

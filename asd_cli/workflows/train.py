@@ -105,7 +105,8 @@ def train(
     plan = method_class(options.method).plan(options)
     checkpoint_path = _check_targets(options)
     given = replace(options.tiles, layout="unlabelled") if options.unlabelled else options.tiles
-    job = _prepare(options, plan, open_tiles(given) if tiles is None else tiles)
+    device = resolve_device(options.device)
+    job = _prepare(options, plan, open_tiles(given) if tiles is None else tiles, device)
     checkpoint = Checkpoint(checkpoint_path, _fingerprint(job))
     steps = _run(job, checkpoint, progress)
     model, figures = _finish(job, steps)
@@ -143,9 +144,8 @@ def _check_targets(options: TrainOptions) -> Path:
     return path
 
 
-def _prepare(options: TrainOptions, plan: TrainingPlan, tiles: TileSet) -> _Job:
+def _prepare(options: TrainOptions, plan: TrainingPlan, tiles: TileSet, device: torch.device) -> _Job:
     """Survey the tiles; a detector with first weights and its scaling."""
-    device = resolve_device(options.device)
     keep_freed_memory()
     check_not_read([path for path in (options.output, options.log) if path is not None], tiles.files)
     detector = _untrained(options, plan, tiles.band_count)

@@ -91,7 +91,7 @@ def test_evidence_is_the_sum_of_minus_log_p() -> None:
     random = np.random.default_rng(0)
     rows = np.stack([random.gamma(2, 1, 200_000), random.normal(5, 3, 200_000)], axis=1).astype(np.float32)
     evidence = Evidence(2)
-    evidence.fit(rows)
+    evidence.fit(rows, (1.0, 1.0))
     for quantile in (0.0, 0.3, 0.5, 0.8, 0.95, 0.985, 0.999):
         values = np.quantile(rows, quantile, axis=0).astype(np.float32)
         found = evidence(torch.from_numpy(values).view(1, 2, 1, 1)).item()
@@ -114,7 +114,7 @@ def test_evidence_grows_with_every_sign_and_is_linear_far_out() -> None:
 @pytest.mark.parametrize("rows", [np.zeros((50, 2)), np.ones((1, 2)), np.repeat([[0, 1]], 50, axis=0)])
 def test_evidence_of_normal_pixels_that_are_all_alike(rows: np.ndarray) -> None:
     evidence = Evidence(2)
-    evidence.fit(rows.astype(np.float32))
+    evidence.fit(rows.astype(np.float32), (1.0, 1.0))
     same, away = (evidence(torch.from_numpy(rows[:1] + more).float().view(1, 2, 1, 1)).item() for more in (0, 1))
     assert same == 0
     assert np.isfinite(away)

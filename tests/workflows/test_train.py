@@ -209,7 +209,7 @@ def test_a_stopped_process_can_be_resumed(unbroken: TrainOptions, tmp_path: Path
         assert options.log.read_text() == unbroken.log.read_text()
 
 
-@pytest.mark.parametrize("recipe", ["quick", "paper"])
+@pytest.mark.parametrize("recipe", ["standard", "quick", "paper"])
 def test_other_classes_out_of_reach_count_nowhere(
     base: TrainOptions, recipe: Any, make_tiles: Callable[..., Path], make_texture: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -40,6 +40,9 @@ def train_on(make_tiles: Callable[..., Path], tmp_path: Path) -> Callable[..., T
         (14, "int16", "quick"),
         (14, "int16", "paper"),
         (200, "float32", "quick"),
+        (1, "uint8", "standard"),
+        (3, "float32", "standard"),
+        (200, "int16", "standard"),
         (2, "float64", "quick"),
     ],
 )
@@ -61,7 +64,8 @@ def test_any_number_and_type_of_bands(
     assert report.normal_pixels + report.held_out.pixels == 2 * 30 * 26 - lost
     assert np.isfinite(report.held_out.threshold)
     with torch.no_grad():
-        distances = model.detector.eval().distances(torch.zeros(1, bands, 40, 40))
+        side = 2 * model.detector.halo + 8
+        distances = model.detector.eval().distances(torch.zeros(1, bands, side, side))
     assert distances.isfinite().all()
 
 
@@ -100,7 +104,7 @@ def test_tiles_may_differ_in_type_and_size(
     shapes = [(40, 36), (20, 20), (1, 50), (50, 1), (3, 3), (1, 1), (130, 17)]
     types = ["uint8", "uint16", "float32", "int16", "uint8", "float64", "int32"]
     images = [make_texture(i, 2, *shape).astype(t) for i, (shape, t) in enumerate(zip(shapes, types, strict=True))]
-    for recipe in ("quick", "paper"):
+    for recipe in ("standard", "quick", "paper"):
         report = train_on(images, recipe=recipe, steps=8, overwrite=True, crop=64)
         pixels = sum(height * width for height, width in shapes)
         assert report.normal_pixels + report.held_out.pixels == pixels
@@ -120,7 +124,8 @@ def test_tiles_must_have_the_same_number_of_bands(
 def test_other_architectures(
     train_on: Callable[..., TrainReport], make_texture: Callable[..., Any], options: dict[str, Any]
 ) -> None:
-    model = load_model(train_on([make_texture(seed, 1, 40, 40) for seed in range(2)], **options).model)
+    images = [make_texture(seed, 1, 40, 40) for seed in range(2)]
+    model = load_model(train_on(images, recipe="quick", **options).model)
     assert model.header["config"]["scales"] == list(options["scales"])
     assert model.detector.length == options.get("length", 5)
 
@@ -138,7 +143,7 @@ def run(tmp_path: Path, tiny_tiles: Path) -> Callable[..., Result]:
 
 
 def test_standard_output_is_the_path_alone(run: Callable[..., Result], tmp_path: Path) -> None:
-    result = run("--normal", "forest", "--log", tmp_path / "log.csv")
+    result = run("--normal", "forest", "--recipe", "quick", "--log", tmp_path / "log.csv")
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{tmp_path / 'model.safetensors'}\n"
     lines = result.stderr.splitlines()
@@ -200,7 +205,7 @@ def test_errors_are_one_line(run: Callable[..., Result], tmp_path: Path, given: 
 
 def test_all_losses_off(run: Callable[..., Result]) -> None:
     off = [part for loss in ("compact", "diverse", "feature-rich") for part in ("--without", loss)]
-    result = run("--normal", "forest", *off)
+    result = run("--normal", "forest", "--recipe", "quick", *off)
     assert result.exit_code == 1
     assert result.stderr == "Error: --without: all three losses are switched off; keep at least one\n"
 

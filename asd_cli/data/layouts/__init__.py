@@ -17,12 +17,12 @@ from asd_cli.options import TileOptions
 
 _MODULES = {
     "auto": "auto:LAYOUT",
-    "unlabelled": "unlabelled:LAYOUT",
     "deepglobe": "deepglobe:LAYOUT",
     "agriculture-vision": "agriculture_vision:LAYOUT",
     "landslide4sense": "landslide4sense:LAYOUT",
     "landslide4sense-undivided": "landslide4sense:UNDIVIDED",
     "fas": "fas:LAYOUT",
+    "unlabelled": "unlabelled:LAYOUT",
 }
 
 

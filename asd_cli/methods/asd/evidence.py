@@ -5,6 +5,7 @@ Source: R. A. Fisher, "Statistical Methods for Research Workers" (1932), combine
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,8 @@ _LEAST = 1e-6  # width of a step, relative to the whole range, below which two k
 
 
 class Evidence(nn.Module):
-    """Turns `count` values of a pixel into the sum of their -log p, p the share of normal pixels with as much or more.
+    """Turns `count` values of a pixel into the weighted sum of their -log p, p the share of normal pixels with as much
+    or more.
 
     Each -log p is linear between quantiles of held-out normal pixels, 0 below their least value, and beyond the rarest
     hundredth as if the tail were exponential. So it is a sum of ramps, ``sum_k slope_k max(v - start_k, 0)``.
@@ -34,12 +36,12 @@ class Evidence(nn.Module):
         self.starts: Tensor
         self.slopes: Tensor
 
-    def fit(self, rows: NDArray[np.float32]) -> None:
-        """Take the quantiles of held-out normal pixels (n, count)."""
-        for index, values in enumerate(rows.T.astype(np.float64)):
+    def fit(self, rows: NDArray[np.float32], weights: Sequence[float]) -> None:
+        """Take the quantiles of held-out normal pixels (n, count), and the weight of each value."""
+        for index, (values, weight) in enumerate(zip(rows.T.astype(np.float64), weights, strict=True)):
             starts, slopes = _ramps(values)
             self.starts[index] = torch.from_numpy(starts).float()
-            self.slopes[index] = torch.from_numpy(slopes).float()
+            self.slopes[index] = torch.from_numpy(weight * slopes).float()
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, count, H, W) -> (B, H, W), >= 0."""
