@@ -30,3 +30,27 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
     found = json.loads(figures.read_text())
     assert {"processor", "threads", "torch", "onnxruntime"} <= set(found["machine"])
     assert len(found) > 1
+
+
+def test_the_accuracy_of_rx_is_that_of_the_sets_readme(tmp_path: Path) -> None:
+    data = FOLDER.parents[1] / "shared" / "data"
+    if not (data / "hokkaido_landslide").exists():
+        pytest.skip("the labelled sets are not here")
+    figures = tmp_path / "figures.json"
+    command = [
+        sys.executable,
+        str(FOLDER / "accuracy.py"),
+        "--data",
+        str(data),
+        "--sets",
+        "hokkaido",
+        "--methods",
+        "rx",
+    ]
+    done = subprocess.run(
+        [*command, "--folder", str(tmp_path), "--json", str(figures)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = json.loads(figures.read_text())["hokkaido"]["rx"]
+    assert run["mean"]["auc"] == pytest.approx(0.80, abs=0.02)
+    assert run["mean"]["miou_oracle"] == pytest.approx(0.54, abs=0.03)
