@@ -17,6 +17,7 @@ from asd_cli.methods.base import TrainingBatch
 from asd_cli.raster.windows import Window
 
 _FEWEST = 64  # normal pixels below which a crop says nothing about the spread of descriptors
+_SHARE = 0.3  # of normal pixels, below which their statistics in a crop are too rough to train with
 _MARGIN = 1.0  # how far outside the normal range virtual anomalies may lie, in units of that range
 VirtualAnomaly = Callable[[Image, DrawPatch, np.random.Generator], tuple[Image, Mask]]
 """(bands, H, W) in [0, 1], another place to draw from, randomness -> a virtual anomaly and which pixels it changed."""
@@ -47,8 +48,8 @@ class PieceBatches:
         virtual: makes them.
         halo: pixels of context.
         seed: of the order, the jitter and the virtual anomalies.
-        crop: side of a crop, moved at random around its piece, pieces with hardly a normal pixel left out; None takes
-            every piece as it is.
+        crop: side of a crop, moved at random around its piece, pieces left out that are poor in normal pixels (where
+            most are, their poorer half); None takes every piece as it is.
         review_pieces: pieces looked at after an epoch, evenly spread; None takes all.
     """
 
@@ -66,8 +67,7 @@ class PieceBatches:
     ) -> None:
         self._tiles, self._survey, self._scaling, self._virtual = tiles, survey, scaling, virtual
         self._halo, self._seed, self._crop, self._review = halo, seed, crop, review_pieces
-        enough = [piece for piece in survey.training if piece.normal >= _FEWEST]
-        self.pieces: Sequence[Piece] = survey.training if crop is None else enough or survey.training
+        self.pieces: Sequence[Piece] = survey.training if crop is None else _rich(survey.training)
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def _shuffled(self, epoch: int) -> list[int]:
@@ -81,7 +81,7 @@ class PieceBatches:
         data = None
         if self._crop is not None:
             data = self._read(piece, jittered(piece, self._crop, random))
-        if data is None or np.count_nonzero(data.normal) < min(_FEWEST, piece.normal):
+        if data is None or np.count_nonzero(data.normal) < min(max(_FEWEST, _SHARE * data.normal.size), piece.normal):
             data = self._read(piece, piece.window)
         unit = self._scaling.to_unit(data.chip.pixels, margin=_MARGIN)
         virtual, changed = self._virtual(unit, self._draw, random)
@@ -117,6 +117,14 @@ class PieceBatches:
     def _read(self, piece: Piece, window: Window) -> PieceData:
         with self._tiles.open(piece.tile) as tile:
             return read_piece(self._tiles, tile, window, self._halo)
+
+
+def _rich(pieces: Sequence[Piece]) -> Sequence[Piece]:
+    """The pieces with enough normal pixels to train with; all of them if none has."""
+    shares = [piece.normal / (piece.window.height * piece.window.width) for piece in pieces]
+    least = min(_SHARE, float(np.median(shares)))
+    rich = [piece for piece, share in zip(pieces, shares, strict=True) if share >= least and piece.normal >= _FEWEST]
+    return rich or pieces
 
 
 def _batch(data: PieceData, virtual: Image, changed: Mask | None, *, seed: int = 0) -> TrainingBatch:

@@ -10,11 +10,12 @@ import torch
 
 from asd_cli.data.amplitudes import Amplitudes
 from asd_cli.data.localised import LocalAmplitudes
-from asd_cli.data.pieces import Survey, survey_tiles
+from asd_cli.data.pieces import Piece, Survey, survey_tiles
 from asd_cli.data.scaling import Scaling
 from asd_cli.data.tiles import TileSet
 from asd_cli.options import TileOptions
-from asd_cli.workflows.batches import PieceBatches, virtual_anomaly
+from asd_cli.raster.windows import Window
+from asd_cli.workflows.batches import PieceBatches, _rich, virtual_anomaly
 from asd_cli.workflows.tilesets import open_tiles
 
 HALO, CROP = 16, 32
@@ -143,3 +144,12 @@ def test_whole_image_anomalies_change_every_pixel(tiles: TileSet, survey: Survey
     changed = make(tiles, survey).batch(0).changed
     assert changed is not None
     assert changed.all()
+
+
+def test_pieces_poor_in_normal_pixels_are_left_out_where_there_are_richer_ones() -> None:
+    window = Window(0, 0, 20, 20)
+    pieces = [Piece(0, window, window, normal) for normal in (70, 100, 119, 120, 300, 400, 400)]
+    assert [piece.normal for piece in _rich(pieces)] == [120, 300, 400, 400]
+    assert [piece.normal for piece in _rich(pieces[:3])] == [100, 119]  # the richer half
+    few = [Piece(0, window, window, normal) for normal in (3, 9)]
+    assert _rich(few) == few
