@@ -18,8 +18,8 @@ from asd_cli.density.sample import PixelSample
 from asd_cli.methods.base import TrainingBatch
 from asd_cli.methods.recipe import Recipe, TrainingPlan
 from asd_cli.methods.scaled import (
-    RANGE,
     ScaledDetector,
+    add_normalised,
     check_within,
     mean_distance,
     pyramid_config,
@@ -134,10 +134,7 @@ class DsvddMethod(ScaledDetector):
         from asd_cli.nn.onnx_graph import OnnxGraph, add_pyramid, array
 
         graph, shape = OnnxGraph(), (1, -1, 1, 1)
-        x = graph.add("Sub", "x", graph.constant(array(self.low.view(shape))))
-        x = graph.add("Mul", x, graph.constant(array((2.0 / (self.high - self.low)).view(shape))))
-        x = graph.add("Sub", x, graph.constant(1.0))
-        x = graph.add("Clip", x, graph.constant(-RANGE), graph.constant(RANGE))
+        x = add_normalised(graph, self.low.view(shape), (2.0 / (self.high - self.low)).view(shape))
         parts = add_pyramid(graph, self.pyramid, x, (side, side))
         apart = graph.add("Sub", graph.add("Concat", *parts, axis=1), graph.constant(array(self.center.view(shape))))
         distance = graph.add("ReduceL2", apart, graph.constant([1], "int64"), keepdims=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from asd_cli.methods.settings import read_settings
 from asd_cli.nn.pyramid import checked_pyramid
 from asd_cli.options import TrainOptions
 
+if TYPE_CHECKING:
+    from asd_cli.nn.onnx_graph import OnnxGraph
+
 RANGE = 3.0
 """Network inputs are clamped to +-3: far outside the normal range, yet no single pixel can swamp a patch."""
 _ASD_OPTIONS = ("length", "scales", "patch_size", "without", "loss_form")
@@ -25,6 +28,15 @@ S = TypeVar("S")
 def normalised(x: Tensor, low: Tensor, slope: Tensor) -> Tensor:
     """Raw pixels to the network's range: low -> -1, low + 2 / slope -> 1, clamped far outside."""
     return ((x - low) * slope - 1.0).clamp(-RANGE, RANGE)
+
+
+def add_normalised(graph: OnnxGraph, low: Tensor, slope: Tensor) -> str:
+    """`normalised` as nodes, from the input of the graph; low and slope (1, bands, 1, 1)."""
+    from asd_cli.nn.onnx_graph import array
+
+    x = graph.add("Mul", graph.add("Sub", "x", graph.constant(array(low))), graph.constant(array(slope)))
+    x = graph.add("Sub", x, graph.constant(1.0))
+    return graph.add("Clip", x, graph.constant(-RANGE), graph.constant(RANGE))
 
 
 class ScaledDetector(Detector):

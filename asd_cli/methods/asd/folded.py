@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from asd_cli.methods.asd.encoder import PyramidEncoder
-from asd_cli.methods.scaled import RANGE, normalised
+from asd_cli.methods.scaled import add_normalised, normalised
 from asd_cli.nn.pyramid import PatchNetwork
 
 if TYPE_CHECKING:
@@ -82,19 +82,11 @@ class FoldedEncoder(nn.Module):
         from asd_cli.nn.onnx_graph import OnnxGraph
 
         graph = OnnxGraph()
-        total = self.add_to(graph, self.add_normalised(graph), side)
+        total = self.add_to(graph, add_normalised(graph, self.low, self.slope), side)
         if distances:
             total = graph.add("ReduceL2", total, graph.constant([1], "int64"), keepdims=1)
         around = side + 2 * self.halo
         return graph.session(total, (1, self.low.shape[1], around, around))
-
-    def add_normalised(self, graph: OnnxGraph) -> str:
-        """`normalise` as nodes, from the input of the graph."""
-        from asd_cli.nn.onnx_graph import array
-
-        x = graph.add("Sub", "x", graph.constant(array(self.low)))
-        x = graph.add("Sub", graph.add("Mul", x, graph.constant(array(self.slope))), graph.constant(1.0))
-        return graph.add("Clip", x, graph.constant(-RANGE), graph.constant(RANGE))
 
     def add_to(self, graph: OnnxGraph, x: str, side: int) -> str:
         """What follows `normalise` as nodes: (1, bands, side + 2 halo, side + 2 halo) -> (1, R, side, side)."""

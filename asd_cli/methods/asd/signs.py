@@ -13,6 +13,7 @@ from asd_cli.methods.asd.encoder import PyramidEncoder
 from asd_cli.methods.asd.evidence import Evidence
 from asd_cli.methods.asd.folded import FoldedEncoder
 from asd_cli.methods.asd.half import HalfScorer
+from asd_cli.methods.scaled import add_normalised
 from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, OnnxEngine, torch_engine
 from asd_cli.nn.fused import available
@@ -80,7 +81,7 @@ class FoldedSigns(nn.Module):
         from asd_cli.nn.onnx_graph import OnnxGraph
 
         graph, halo = OnnxGraph(), self.encoder.halo
-        x = self.encoder.add_normalised(graph)
+        x = add_normalised(graph, self.encoder.low, self.encoder.slope)
         bands = graph.conv(graph.crop(x, halo, side, side), self.whiten)
         colour = graph.add("ReduceL2", bands, graph.constant([1], "int64"), keepdims=1)
         signs = [colour, self.encoder.add_to(graph, x, side)]
