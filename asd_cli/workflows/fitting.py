@@ -95,11 +95,9 @@ def tile_moments(
     """Moments of the descriptors of normal pixels, tile by tile, of those `within` a limit only; one pass."""
     engine = detector.descriptor_engine(device, detector.piece_side())
     found: dict[int, Moments] = {}
-    with BlockMapper(engine, detector.halo, channels=detector.length) as mapper:
-        for piece, data, values in mapped_pieces(mapper, tiles, pieces, advance):
-            rows = values[:, data.normal].T
-            moments = Moments.of(rows if within is None else rows[within.keeps(rows)])
-            found[piece.tile] = found[piece.tile].merge(moments) if piece.tile in found else moments
+    for piece, rows in _normal_rows(detector, engine, detector.length, tiles, pieces, advance):
+        moments = Moments.of(rows if within is None else rows[within.keeps(rows)])
+        found[piece.tile] = found[piece.tile].merge(moments) if piece.tile in found else moments
     return found
 
 
@@ -140,11 +138,19 @@ def _add_normal(
     sample: PixelSample, detector: Detector, engine: Engine, tiles: TileSet, pieces: Sequence[Piece], advance: Advance
 ) -> None:
     """Add to a sample what an engine makes of the normal pixels of pieces."""
-    with BlockMapper(engine, detector.halo, channels=sample.bands) as mapper:
-        for piece, data, values in mapped_pieces(mapper, tiles, pieces, advance):
-            sample.add(values[:, data.normal].T, (piece.tile, piece.window.row, piece.window.col))
+    for piece, rows in _normal_rows(detector, engine, sample.bands, tiles, pieces, advance):
+        sample.add(rows, (piece.tile, piece.window.row, piece.window.col))
     if not sample.count:
         raise TrainingError("the descriptors are not finite; check the tiles for odd values (--bands, --nodata)")
+
+
+def _normal_rows(
+    detector: Detector, engine: Engine, channels: int, tiles: TileSet, pieces: Sequence[Piece], advance: Advance
+) -> Iterator[tuple[Piece, NDArray[np.float32]]]:
+    """Each piece with what an engine makes of its normal pixels, (n, channels)."""
+    with BlockMapper(engine, detector.halo, channels=channels) as mapper:
+        for piece, data, values in mapped_pieces(mapper, tiles, pieces, advance):
+            yield piece, values[:, data.normal].T
 
 
 def merged(parts: Sequence[Moments], length: int) -> Moments:
