@@ -24,7 +24,8 @@ from asd_cli.raster.gdal import open_raster
 from asd_cli.raster.writer import MapWriter
 from asd_cli.staging import StagedFiles
 from asd_cli.vector.polygons import PolygonStream
-from asd_cli.workflows import predict as predicting
+from asd_cli.workflows import predict as predicting_all
+from asd_cli.workflows import predict_scene as predicting
 from asd_cli.workflows.mapping import BlockMapper
 from asd_cli.workflows.predict import PredictReport, predict
 
@@ -149,7 +150,7 @@ def test_every_scene_is_checked_before_the_first_is_mapped(
     with pytest.raises(InputError, match="--threshold 3: must be above 0 and below 1"):
         run(scene, out, random_model, threshold=3)
     out.write_text("mine")
-    monkeypatch.setattr(predicting, "load_model", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(predicting_all, "load_model", lambda *_: pytest.fail("work was done"))
     text = f"{out}: exists already; choose another name or add --overwrite"
     assert refusal(OutputError, scene, out, random_model) == text
     assert out.read_text() == "mine"
