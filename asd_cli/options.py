@@ -94,6 +94,9 @@ class PredictOptions:
     min_area: float = 0.0
     simplify: float = 0.0
     connectivity: Literal[4, 8] = 8
+    min_score: float | None = None
+    mask: str | None = None
+    area: str | None = None
     bands: tuple[int, ...] | None = None
     nodata: float | None = None
     window: int | None = None
@@ -103,6 +106,34 @@ class PredictOptions:
     device: str = "auto"
     overwrite: bool = False
     command: str = "asd predict"
+
+
+@dataclass(frozen=True)
+class PolygonsOptions:
+    """Options of `asd polygons`; the model is needed for a false-alarm rate alone."""
+
+    map: str = "anomaly.tif"
+    output: Path = Path("polygons.gpkg")
+    model: Path | None = None
+    false_alarm_rate: float | None = None
+    threshold: float | None = None
+    min_area: float = 0.0
+    simplify: float = 0.0
+    connectivity: Literal[4, 8] = 8
+    min_score: float | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of `asd export`; `deepness` is the side in pixels of the tiles of that QGIS plug-in."""
+
+    model: Path = Path(DEFAULT_MODEL)
+    output: Path = Path("model.onnx")
+    score: Literal["unit", "distance", "far"] = "unit"
+    same_size: bool = False
+    deepness: int | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from asd_cli.cli.shared import (
     json_option,
     model_option,
     overwrite_option,
+    polygon_options,
     progress_bar,
     raster_options,
 )
@@ -68,23 +69,23 @@ Examples:
     help="Polygon file (.gpkg, .geojson, .fgb, .parquet), or just a suffix. [default: OUTPUT.gpkg]",
 )
 @click.option("--no-polygons", "write_polygons", flag_value=False, default=True, help="Write the raster only.")
+@polygon_options(PredictOptions)
 @click.option(
-    "--min-area",
-    type=FloatRange(0),
-    default=default(PredictOptions, "min_area"),
-    help="Smallest polygon in square metres (pixels where the scene has no CRS).",
+    "--mask",
+    type=NAME,
+    default=default(PredictOptions, "mask"),
+    metavar="FILE",
+    help="Pixels to leave out, such as clouds: polygons (.gpkg, .geojson, .shp, ...; any CRS), or a raster with them "
+    "other than 0. They count as nodata: no score, and no influence on that of their neighbours. {name} stands for the "
+    "scene's name.",
 )
 @click.option(
-    "--simplify",
-    type=FloatRange(0),
-    default=default(PredictOptions, "simplify"),
-    help="Simplify outlines within this distance, in units of the CRS.",
-)
-@click.option(
-    "--connectivity",
-    type=click.Choice(["4", "8"]),
-    default=str(default(PredictOptions, "connectivity")),
-    help="Neighbours that make pixels one polygon: sides (4) or sides and corners (8).",
+    "--area",
+    type=NAME,
+    default=default(PredictOptions, "area"),
+    metavar="FILE",
+    help="Pixels to map, such as an area of interest: polygons or a raster, as for --mask; all others are nodata in "
+    "the map. The scores inside are those of the whole map.",
 )
 @raster_options(PredictOptions)
 @click.option(

@@ -177,6 +177,43 @@ def raster_options(options: type[Any]) -> Callable[[F], F]:
     return decorate
 
 
+def polygon_options(options: type[Any]) -> Callable[[F], F]:
+    """``--min-area``, ``--min-score``, ``--simplify`` and ``--connectivity``."""
+
+    def decorate(command: F) -> F:
+        for option in (
+            click.option(
+                "--connectivity",
+                type=click.Choice(["4", "8"]),
+                default=str(default(options, "connectivity")),
+                help="Neighbours that make pixels one polygon: sides (4) or sides and corners (8).",
+            ),
+            click.option(
+                "--simplify",
+                type=FloatRange(0),
+                default=default(options, "simplify"),
+                help="Simplify outlines within this distance, in units of the CRS.",
+            ),
+            click.option(
+                "--min-score",
+                type=float,
+                default=default(options, "min_score"),
+                help="Keep only polygons whose most anomalous pixel (score_max) reaches this score, in units of the "
+                "score. Their outlines stay those of the threshold.",
+            ),
+            click.option(
+                "--min-area",
+                type=FloatRange(0),
+                default=default(options, "min_area"),
+                help="Smallest polygon in square metres (pixels where the scene has no CRS).",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 def tile_options(command: F) -> F:
     """How tiles and labels are read: the fields of `TileOptions` but the tiles themselves."""
     for option in (

@@ -30,14 +30,17 @@ def read_margin(halo: int, *, holes: bool) -> int:
 def read_with_halo(reader: ChipReader, window: Window, halo: int) -> Chip:
     """Chip of the window grown by `halo` px on each side; invalid pixels near valid ones hold mirrored neighbours.
 
+    Valid are then those pixels alone whose scores are wanted.
+
     The fill of a pixel depends on pixels up to twice the halo away, so that much more is read: the result is the same
     however the scene is cut into windows.
     """
     around = read_margin(halo, holes=reader.may_have_invalid)
     chip = reader.read(window.expand(around))
     margin = around - halo
+    filled = fill_invalid(chip, halo) if margin else chip
+    valid = filled.valid if chip.wanted is None else filled.valid & chip.wanted
     if not margin:
-        return chip
-    filled = fill_invalid(chip, halo)
-    height, width = (n - margin for n in filled.valid.shape)
-    return Chip(filled.pixels[:, margin:height, margin:width], filled.valid[margin:height, margin:width])
+        return Chip(filled.pixels, valid)
+    height, width = (n - margin for n in valid.shape)
+    return Chip(filled.pixels[:, margin:height, margin:width], valid[margin:height, margin:width])

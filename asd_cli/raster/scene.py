@@ -26,10 +26,14 @@ _NODATA_RTOL = 1e-6  # files and tags often hold the same number at different pr
 
 @dataclass(frozen=True, eq=False)
 class Chip:
-    """Pixels `(C, H, W)` float32, 0 where invalid, with their validity `(H, W)` bool."""
+    """Pixels `(C, H, W)` float32, 0 where invalid, with their validity `(H, W)` bool.
+
+    `wanted` `(H, W)` bool: the pixels whose scores are wanted, the others being context; None: all.
+    """
 
     pixels: NDArray[np.float32]
     valid: NDArray[np.bool_]
+    wanted: NDArray[np.bool_] | None = None
 
 
 class Scene:

@@ -31,6 +31,8 @@ VECTOR_SUFFIXES = frozenset((".gpkg", ".geojson", ".json", ".shp", ".parquet", "
 _PARQUET = frozenset((".parquet", ".geoparquet"))
 _SUBPIXEL = 65536.0  # vertices are snapped to 1/65536 px, so that every window burns the same pixels
 
+Box = tuple[float, float, float, float]
+"""(left, bottom, right, top)."""
 _log = logging.getLogger(__name__)
 
 
@@ -66,10 +68,10 @@ class LabelPolygons:
             LabelError: the file cannot be read, holds no polygons, or the column of classes is unknown or
                 unclear.
         """
-        frame = _read_frame(path)
+        frame = read_frame(path)
         column = _class_column(frame, path, field)
         classes = _class_names(frame, column)
-        geometry, kept = _clean_polygons(frame, classes, path)
+        geometry, kept = clean_polygons(frame, classes, path)
         return cls(path, geometry, [name for name, keep in zip(classes, kept, strict=True) if keep])
 
     def on_grid(self, grid: Grid, image: str) -> PolygonReader:
@@ -82,7 +84,7 @@ class LabelPolygons:
                 "assign one (gdal_edit.py -a_srs) or give label rasters"
             )
         try:
-            bounds = _grid_bounds(grid)
+            bounds = grid_bounds(grid)
             if source_crs is not None:
                 bounds = transform_bounds(grid.crs, source_crs.to_wkt(), *bounds)
             if np.isfinite(bounds).all() and bounds[0] <= bounds[2]:  # else across the date line: keep all
@@ -145,14 +147,15 @@ def apply_affine(affine: Affine, points: NDArray[Any]) -> tuple[NDArray[Any], ND
     return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
 
 
-def _grid_bounds(grid: Grid) -> tuple[float, float, float, float]:
+def grid_bounds(grid: Grid) -> Box:
     """Bounds of the grid in its own CRS, whatever its rotation."""
     corners = np.array([(0, 0), (grid.width, 0), (0, grid.height), (grid.width, grid.height)], dtype=np.float64)
     x, y = apply_affine(grid.transform, corners)
     return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
-def _read_frame(path: str) -> Any:
+def read_frame(path: str, box: Box | None = None) -> Any:
+    """The features of a file, those outside `box` (in its CRS) left out where the format allows."""
     file, _, layer = path.partition("|layername=")
     try:
         if PurePosixPath(file).suffix.lower() in _PARQUET:
@@ -162,13 +165,13 @@ def _read_frame(path: str) -> Any:
             raise LabelError(
                 f"{file}: has {len(layers)} layers ({', '.join(layers)}); name one: {file}|layername={layers[0]}"
             )
-        frame = geopandas.read_file(file, engine="pyogrio", layer=layer or None)
+        frame = geopandas.read_file(file, engine="pyogrio", layer=layer or None, bbox=box)
     except LabelError:
         raise
     except Exception as error:  # pyogrio, pyarrow and GDAL each raise trees of their own
         raise LabelError(f"{path}: cannot be read as a vector file ({one_line(error)})") from error
     if not isinstance(frame, geopandas.GeoDataFrame):
-        raise LabelError(f"{path}: has no geometry; label polygons are needed")
+        raise LabelError(f"{path}: has no geometry; polygons are needed")
     return frame
 
 
@@ -209,7 +212,7 @@ def _class_name(value: Any) -> str:
     return str(value).strip()
 
 
-def _clean_polygons(frame: Any, classes: Sequence[str], path: str) -> tuple[Any, list[bool]]:
+def clean_polygons(frame: Any, classes: Sequence[str], path: str) -> tuple[Any, list[bool]]:
     """The usable polygons, 2-D and valid, and for each feature whether it was kept."""
     geometry = frame.geometry
     named = np.array([bool(name) for name in classes], dtype=bool)

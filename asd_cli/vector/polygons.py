@@ -8,6 +8,7 @@ attributes (`attributes`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pyproj
 import shapely
+from affine import Affine
 from numpy.typing import NDArray
 
 from asd_cli.raster.grid import Grid
@@ -68,6 +70,7 @@ class PolygonStream:
         min_area: drop components smaller than this, in m2 (in pixels when the grid gives no area in m2).
         simplify: tolerance in CRS units (0 = off), topology preserved. The attributes describe the pixels
             themselves.
+        min_score: drop components whose `score_max` does not reach this.
         lower_is_anomalous: for false-alarm rates. `score_max` is then the most anomalous, thus the lowest
             score, and `score_p95` the 5th percentile.
         folder: where finished polygons are kept in an unnamed file; None takes the system's temporary folder.
@@ -80,6 +83,7 @@ class PolygonStream:
         connectivity: Literal[4, 8] = 8,
         min_area: float = 0.0,
         simplify: float = 0.0,
+        min_score: float | None = None,
         lower_is_anomalous: bool = False,
         folder: Path | None = None,
     ) -> None:
@@ -95,6 +99,7 @@ class PolygonStream:
         self._pixel_area = None if self._geographic else grid.pixel_area_m2
         self._min_area = min_area
         self._simplify = simplify
+        self._min_score = None if min_score is None else np.float32(min_score)
         self._lower = lower_is_anomalous
         # The size in pixels is known early, except where it varies with latitude.
         min_pixels = 0.0 if self._geographic else min_area / (self._pixel_area or 1.0)
@@ -201,8 +206,14 @@ class PolygonStream:
             "touches_edge": facts.edge,
         }
         large = area >= self._min_area if self._geographic else np.ones(len(polygons), np.bool_)
-        kept = {name: values[large] for name, values in columns.items()}
-        self._spool.add(facts.first[large], kept, simplified(polygons[large], self._simplify))
+        kept = large & self._reaching(facts.best)
+        rows = {name: values[kept] for name, values in columns.items()}
+        self._spool.add(facts.first[kept], rows, simplified(polygons[kept], self._simplify))
+
+    def _reaching(self, best: NDArray[np.float32]) -> NDArray[np.bool_]:
+        if self._min_score is None:
+            return np.ones(len(best), np.bool_)
+        return np.asarray(best <= self._min_score if self._lower else best >= self._min_score)
 
     def _percentile(self, part: Closed) -> Floats:
         return part.histograms.percentile_95(len(part.facts.pixels), lower_is_anomalous=self._lower)
@@ -218,6 +229,11 @@ class PolygonStream:
         elif self._pixel_area is not None:
             area = pixels.astype(np.float64) * self._pixel_area
         return area, *longitude_latitude(polygons, self._crs)
+
+
+def drawing_grid(grid: Grid) -> Grid:
+    """Grid of the polygons: without a geotransform, pixels with y upwards, where GIS programs place such a raster."""
+    return replace(grid, transform=Affine(1, 0, 0, 0, -1, 0), crs=None) if grid.transform.is_identity else grid
 
 
 def simplified(polygons: NDArray[np.object_], tolerance: float) -> NDArray[np.object_]:

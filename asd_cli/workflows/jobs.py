@@ -53,7 +53,7 @@ def plan(options: PredictOptions) -> list[Job]:
         _check_raster_suffix(output)
         rasters = [output]
     else:
-        rasters = [output / f"{_stem(scene)}_anomaly.tif" for scene in scenes]
+        rasters = [output / f"{stem_of(scene)}_anomaly.tif" for scene in scenes]
     jobs = [
         Job(scene, raster, _polygon_target(options, raster, several=several))
         for scene, raster in zip(scenes, rasters, strict=True)
@@ -103,7 +103,7 @@ def _exists(name: str) -> bool:
         return False
 
 
-def _stem(scene: str) -> str:
+def stem_of(scene: str) -> str:
     """Name of a scene without folders and endings, ``.tif.gz`` too."""
     name = PurePosixPath(Path(scene).as_posix())
     if name.suffix.lower() in (".gz", ".zip"):

@@ -10,9 +10,10 @@ from asd_cli.nn.devices import resolve_device, return_freed_memory, torch_thread
 from asd_cli.options import PredictOptions
 from asd_cli.staging import check_not_read
 from asd_cli.workflows.jobs import plan
+from asd_cli.workflows.masks import check_masks
 from asd_cli.workflows.models import load_model
 from asd_cli.workflows.predict_scene import PredictReport, Shared, advise, map_one, open_scene
-from asd_cli.workflows.scores import ScoreScale
+from asd_cli.workflows.scores import ScoreScale, checked_threshold
 from asd_cli.workflows.stages import StageClock
 
 __all__ = ["PredictReport", "predict"]
@@ -36,6 +37,8 @@ def predict(
     model = load_model(_required(options.model))
     rate = options.false_alarm_rate or model.calibration.false_alarm_rate
     scale = ScoreScale.build(options.score, model.calibration, rate=rate, threshold=options.threshold)
+    if options.min_score is not None:
+        checked_threshold("--min-score", options.min_score, options.score)
     clock = StageClock()
     return_freed_memory()
     device = resolve_device(options.device)
@@ -43,6 +46,7 @@ def predict(
     for job in jobs:
         with open_scene(job.scene, model, options.bands, options.nodata) as scene:
             check_not_read(targets, scene.files)
+            check_masks(scene, options, targets)
             total += scene.grid.width * scene.grid.height
             advise(scene, model)
     reports: list[PredictReport] = []

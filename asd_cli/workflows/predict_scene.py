@@ -6,13 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from affine import Affine
 from numpy.typing import NDArray
 
 from asd_cli import __version__
@@ -26,9 +25,10 @@ from asd_cli.raster.windows import Window, round_up, write_windows
 from asd_cli.raster.writer import BLOCK, MapWriter
 from asd_cli.staging import StagedFiles
 from asd_cli.vector.files import write_polygons
-from asd_cli.vector.polygons import PolygonStream
+from asd_cli.vector.polygons import PolygonStream, drawing_grid
 from asd_cli.workflows.jobs import Job
 from asd_cli.workflows.mapping import Behind, BlockMapper, Map, map_scene
+from asd_cli.workflows.masks import mask_tags, masked_readers
 from asd_cli.workflows.memory import MIB, MemoryPlan
 from asd_cli.workflows.models import Model
 from asd_cli.workflows.scores import ScoreScale
@@ -136,11 +136,6 @@ def advise(scene: Scene, model: Model) -> None:
         )
 
 
-def _drawn_on(grid: Grid) -> Grid:
-    """Grid of the polygons: without a geotransform, pixels with y upwards, where GIS programs place such a raster."""
-    return replace(grid, transform=Affine(1, 0, 0, 0, -1, 0), crs=None) if grid.transform.is_identity else grid
-
-
 @dataclass(frozen=True)
 class Shared:
     """What all scenes of a call share."""
@@ -165,7 +160,7 @@ class Shared:
             window=self.options.window,
             bands=scene.band_count,
             halo=self.mapper.halo,
-            holes=scene.may_have_invalid,
+            holes=scene.may_have_invalid or self.options.mask is not None,
             workers=[wished] if wished else range(max(most, 1), 0, -1),
             threads=self.mapper.callers,
             scene_width=scene.grid.width,
@@ -217,7 +212,7 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
         stream = None if job.polygons is None else _polygon_stream(scene.grid, shared, job.polygons.parent)
         if stream is not None:
             stack.callback(stream.close)
-        sink = _map_into(writer, stream, job, scene.grid, memory, shared)
+        sink = _map_into(writer, stream, scene, memory, shared)
         with shared.clock.busy("finish raster"):
             writer.finish()
         count = None
@@ -244,17 +239,18 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
 def _polygon_stream(grid: Grid, shared: Shared, folder: Path) -> PolygonStream:
     options = shared.options
     return PolygonStream(
-        _drawn_on(grid),
+        drawing_grid(grid),
         connectivity=options.connectivity,
         min_area=options.min_area,
         simplify=options.simplify,
+        min_score=options.min_score,
         lower_is_anomalous=shared.scale.lower_is_anomalous,
         folder=folder,
     )
 
 
 def _map_into(
-    writer: MapWriter, stream: PolygonStream | None, job: Job, grid: Grid, memory: MemoryPlan, shared: Shared
+    writer: MapWriter, stream: PolygonStream | None, scene: Scene, memory: MemoryPlan, shared: Shared
 ) -> _Sink:
     """Run the loop over the scene; polygons are built in a thread of their own."""
 
@@ -266,9 +262,9 @@ def _map_into(
     with Behind(draw) as drawing:
         sink = _Sink(shared, writer, drawing.put)
         map_scene(
-            lambda: shared.open(job.scene),
+            masked_readers(scene, shared.options, lambda: shared.open(scene.path)),
             shared.mapper,
-            write_windows(grid.height, grid.width, round_up(memory.window, BLOCK)),
+            write_windows(*scene.grid.shape, round_up(memory.window, BLOCK)),
             sink,
             workers=memory.workers,
             clock=shared.clock,
@@ -294,4 +290,6 @@ def _tags(model: Model, scale: ScoreScale, job: Job, options: PredictOptions) ->
         "ASD_THRESHOLD": repr(float(scale.threshold)),
         "ASD_FALSE_ALARM_RATE": f"{scale.false_alarm_rate:.6g}",
         "ASD_COMMAND": command,
+        **mask_tags(options, job.scene),
+        **({} if options.min_score is None else {"ASD_MIN_SCORE": f"{options.min_score:g}"}),
     }

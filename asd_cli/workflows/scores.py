@@ -40,14 +40,7 @@ class ScoreScale:
             InputError: the threshold is outside the range of the score.
         """
         if threshold is not None:
-            low, high = {"unit": (0.0, 1.0), "distance": (0.0, np.inf), "far": (0.0, 1.0)}[kind]
-            with np.errstate(over="ignore"):
-                given = np.float32(threshold)
-            if not low < given < high:
-                raise InputError(
-                    f"--threshold {threshold}: must be above {low:g} and below {high:g} for --score {kind}"
-                )
-            return cls(kind, calibration, given)
+            return cls(kind, calibration, checked_threshold("--threshold", threshold, kind))
         distance = calibration.threshold if rate == calibration.false_alarm_rate else calibration.distance(rate)
         if kind == "distance":
             return cls(kind, calibration, _at_least(distance))
@@ -86,6 +79,20 @@ class ScoreScale:
         """Scores, as `scores` gives them -> whether they are anomalous; NaN is not."""
         with np.errstate(invalid="ignore"):
             return np.asarray(scores <= self.threshold if self.lower_is_anomalous else scores >= self.threshold)
+
+
+def checked_threshold(option: str, value: float, kind: Kind) -> np.float32:
+    """A number in units of a score, as `option` gives it, as pixels are compared with it.
+
+    Raises:
+        InputError: it is outside the range of the score.
+    """
+    low, high = {"unit": (0.0, 1.0), "distance": (0.0, np.inf), "far": (0.0, 1.0)}[kind]
+    with np.errstate(over="ignore"):
+        given = np.float32(value)
+    if not low < given < high:
+        raise InputError(f"{option} {value}: must be above {low:g} and below {high:g} for --score {kind}")
+    return given
 
 
 def _at_least(value: float) -> np.float32:
