@@ -19,6 +19,7 @@ from asd_cli.cli.shared import (
     model_option,
     overwrite_option,
     progress_bar,
+    say,
     seed_option,
     split_tile_options,
     tile_options,
@@ -56,5 +57,5 @@ def fit_gaussian(as_json: bool, model: Path | None, **given: Any) -> None:
         report = run(options, progress=lambda *state: advance(bar, *state))
     if as_json:
         return echo_json(report)
-    click.echo(report.summary(), err=True)
+    say(report.summary())
     click.echo(report.model)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
-import sys
 import threading
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -17,23 +14,45 @@ import click
 
 from asd_cli import __version__
 from asd_cli.cli.compare import compare
+from asd_cli.cli.config import defaults, read_config
 from asd_cli.cli.evaluate import evaluate
+from asd_cli.cli.export import export
 from asd_cli.cli.fit_gaussian import fit_gaussian
 from asd_cli.cli.info import info
+from asd_cli.cli.polygons import polygons
 from asd_cli.cli.predict import predict
+from asd_cli.cli.shared import FILE
 from asd_cli.cli.train import train
+from asd_cli.cli.verbosity import messages, verbosity_options
 from asd_cli.errors import AsdError
 
 
 class AsdGroup(click.Group):
     """Turns what went wrong into one line and an exit code: 1 failed, 2 usage (Click's own), 130 interrupted."""
 
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Every command has ``-v`` and ``-q``, too."""
+        cmd.params.extend(verbosity_options())
+        super().add_command(cmd, name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command, its options from the environment and the file given to the context."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and not ctx.resilient_parsing:
+            path = ctx.params.get("config")
+            config = read_config(ctx, path, self.commands) if path else {}
+            ctx.default_map = {str(name): defaults(ctx, command, config)}
+        return name, command, rest
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; only `AsdError` is the user's, anything else keeps its traceback."""
         # read when torch is loaded: threads that spin long while they wait slow training five-fold on a busy machine
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
         debug = bool(ctx.params.get("debug"))
-        with _messages(debug=debug), _terminated_as_interrupted():
+        verbose, quiet = bool(ctx.params.get("verbose")), bool(ctx.params.get("quiet"))
+        with messages(debug=debug, verbose=verbose, quiet=quiet), _terminated_as_interrupted():
             try:
                 return super().invoke(ctx)
             except AsdError as error:
@@ -44,35 +63,6 @@ class AsdGroup(click.Group):
             except (KeyboardInterrupt, click.Abort):
                 click.echo("Interrupted.", err=True)
                 ctx.exit(130)
-
-
-class _ToTerminal(logging.Handler):
-    """Lines on standard error, above the progress bar if there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        prefix = "Warning: " if record.levelno >= logging.WARNING else ""
-        tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
-        with tqdm.external_write_mode(file=sys.stderr) if tqdm else nullcontext():
-            click.echo(f"{prefix}{record.getMessage()}", err=True)
-
-
-@contextmanager
-def _messages(*, debug: bool) -> Iterator[None]:
-    """While a command runs: our log goes to the terminal; warnings and logs of libraries only with `debug`."""
-    ours, root = logging.getLogger("asd_cli"), logging.getLogger()
-    before = ours.handlers, ours.level, ours.propagate
-    ours.handlers, ours.propagate = [_ToTerminal()], False
-    ours.setLevel(logging.INFO)
-    nowhere = logging.NullHandler()
-    with warnings.catch_warnings():
-        if not debug:
-            warnings.showwarning = lambda *args, **options: None
-            root.addHandler(nowhere)
-        try:
-            yield
-        finally:
-            root.removeHandler(nowhere)
-            ours.handlers, ours.level, ours.propagate = before
 
 
 @contextmanager
@@ -106,9 +96,17 @@ Two commands make a map:
 @click.option(
     "--debug",
     is_flag=True,
+    envvar="ASD_DEBUG",
     help="Show the traceback of an error and the warnings of libraries; stands before the command.",
 )
-def main(debug: bool) -> None:
+@click.option(
+    "--config",
+    type=FILE,
+    envvar="ASD_CONFIG",
+    help="TOML file with options: a section for each command, such as [predict], with keys such as max-memory = 512. "
+    "Variables such as ASD_PREDICT_MAX_MEMORY count more, the command line most; stands before the command.",
+)
+def main(**given: Any) -> None:
     """Map anomalies in geospatial rasters.
 
     Learn what is normal (forest, cropland, ...) from GeoTIFF tiles, score every pixel of a scene, and write a
@@ -116,5 +114,6 @@ def main(debug: bool) -> None:
     """
 
 
-for command in (train, fit_gaussian, predict, evaluate, compare, info):
+main.params.extend(verbosity_options(of_group=True))
+for command in (train, fit_gaussian, predict, evaluate, compare, polygons, export, info):
     main.add_command(command)

@@ -23,6 +23,7 @@ from asd_cli.cli.shared import (
     polygon_options,
     progress_bar,
     raster_options,
+    say,
 )
 from asd_cli.options import SCORES, PredictOptions
 
@@ -132,9 +133,9 @@ def predict(as_json: bool, show_profile: bool, model: Path | None, connectivity:
 
         def show(report: PredictReport) -> None:
             bar.clear()
-            click.echo(report.summary(), err=True)
+            say(report.summary())
             if show_profile:
-                click.echo(report.profile(), err=True)
+                say(report.profile())
             for path in report.paths() * (not as_json):
                 click.echo(path)
             reports.append(report)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import click
 
@@ -18,6 +19,7 @@ from asd_cli.options import DEFAULT_MODEL, LAYOUTS, MODEL_VARIABLE, TileOptions
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+_log = logging.getLogger("asd_cli")
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
 NAME = click.Path()
@@ -136,11 +138,15 @@ def model_option(command: F) -> F:
     )(command)
 
 
-def find_model(given: Path | None) -> Path:
+@overload
+def find_model(given: Path | None) -> Path: ...
+@overload
+def find_model(given: Path | None, *, required: bool) -> Path | None: ...
+def find_model(given: Path | None, *, required: bool = True) -> Path | None:
     """Model file from ``-m``, the environment, or the current folder.
 
     Raises:
-        AsdError: there is none; the text says all three.
+        AsdError: there is none, and one is `required`; the text says all three.
     """
     import os
 
@@ -152,6 +158,8 @@ def find_model(given: Path | None) -> Path:
         return Path(named)
     if Path(DEFAULT_MODEL).exists():
         return Path(DEFAULT_MODEL)
+    if not required:
+        return None
     raise ModelFileError(
         f"no model: give one with -m FILE, set ${MODEL_VARIABLE}, or train one here (asd train) as ./{DEFAULT_MODEL}"
     )
@@ -262,7 +270,8 @@ def progress_bar(description: str, unit: str = "it", *, scale: bool = False) -> 
     """A bar on standard error, off when that is no terminal. Its total is set when known."""
     from tqdm import tqdm
 
-    with tqdm(desc=description, unit=unit, unit_scale=scale, disable=not sys.stderr.isatty(), leave=False) as bar:
+    shown = sys.stderr.isatty() and _log.level <= logging.INFO
+    with tqdm(desc=description, unit=unit, unit_scale=scale, disable=not shown, leave=False) as bar:
         yield bar
 
 
@@ -272,6 +281,11 @@ def advance(bar: tqdm[Any], done: int, total: int, figures: dict[str, float] | N
     if figures:
         bar.set_postfix({k: f"{v:.3g}" for k, v in figures.items()}, refresh=False)
     bar.update(done - bar.n)
+
+
+def say(text: str) -> None:
+    """Tell people, on standard error; not under ``--quiet``."""
+    _log.info("%s", text)
 
 
 def echo_json(report: Any) -> None:

@@ -19,6 +19,7 @@ from asd_cli.cli.shared import (
     json_option,
     overwrite_option,
     progress_bar,
+    say,
     seed_option,
     split_tile_options,
     tile_options,
@@ -122,5 +123,5 @@ def train(as_json: bool, **given: Any) -> None:
         report = run(TrainOptions(tiles=tiles, **rest), progress=lambda *state: advance(bar, *state))
     if as_json:
         return echo_json(report)
-    click.echo(report.summary(), err=True)
+    say(report.summary())
     click.echo(report.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from asd_cli.data.scaling import Scaling
 from asd_cli.density.gaussian import Gaussian
-from asd_cli.errors import ModelFileError
+from asd_cli.errors import InputError, ModelFileError
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, block_side, torch_engine
 from asd_cli.options import TrainOptions
+
+if TYPE_CHECKING:
+    from asd_cli.nn.onnx_graph import OnnxGraph
 
 _PIECE_SIDE = 128
 
@@ -76,6 +79,14 @@ class Detector(nn.Module, ABC):
     def distance_engine(self, device: torch.device, side: int) -> Engine:
         """What maps blocks of side x side px to distances on a device, as the detector is now."""
         return torch_engine(placed(self.eval(), device).distances, device, side)
+
+    def add_distances(self, graph: OnnxGraph, x: str) -> str:
+        """`distances` as nodes of ONNX for any batch and size: the name of raw pixels -> that of (B, 1, H, W).
+
+        Raises:
+            InputError: the method cannot be spelled so.
+        """
+        raise InputError(f"the method {self.name} cannot be exported as ONNX; asd, dsvdd and rx (but for local) can")
 
     @abstractmethod
     def config(self) -> dict[str, Any]:

@@ -34,6 +34,8 @@ from asd_cli.options import TrainOptions
 if TYPE_CHECKING:
     import onnxruntime
 
+    from asd_cli.nn.onnx_graph import OnnxGraph
+
 BOUNDARIES = ("one-class", "soft")
 _LEAST_CENTER = 0.1  # a coordinate of the centre near 0 is what zero weights would give
 _RADIUS_PIXELS = 500_000
@@ -131,15 +133,20 @@ class DsvddMethod(ScaledDetector):
 
     def _session(self, side: int) -> onnxruntime.InferenceSession:
         """`distances` of one block (1, bands, side + 2 halo, side + 2 halo) -> (1, 1, side, side)."""
-        from asd_cli.nn.onnx_graph import OnnxGraph, add_pyramid, array
+        from asd_cli.nn.onnx_graph import OnnxGraph
 
-        graph, shape = OnnxGraph(), (1, -1, 1, 1)
-        x = add_normalised(graph, self.low.view(shape), (2.0 / (self.high - self.low)).view(shape))
-        parts = add_pyramid(graph, self.pyramid, x, (side, side))
+        graph, around = OnnxGraph(), side + 2 * self.halo
+        return graph.session(self.add_distances(graph, "x"), (1, self.bands, around, around))
+
+    def add_distances(self, graph: OnnxGraph, x: str) -> str:
+        """See `Detector`."""
+        from asd_cli.nn.onnx_graph import add_pyramid, array
+
+        shape = (1, -1, 1, 1)
+        x = add_normalised(graph, x, self.low.view(shape), (2.0 / (self.high - self.low)).view(shape))
+        parts = add_pyramid(graph, self.pyramid, x)
         apart = graph.add("Sub", graph.add("Concat", *parts, axis=1), graph.constant(array(self.center.view(shape))))
-        distance = graph.add("ReduceL2", apart, graph.constant([1], "int64"), keepdims=1)
-        around = side + 2 * self.halo
-        return graph.session(distance, (1, self.bands, around, around))
+        return graph.add("ReduceL2", apart, graph.constant([1], "int64"), keepdims=1)
 
 
 class DsvddObjective:

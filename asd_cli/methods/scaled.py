@@ -30,11 +30,11 @@ def normalised(x: Tensor, low: Tensor, slope: Tensor) -> Tensor:
     return ((x - low) * slope - 1.0).clamp(-RANGE, RANGE)
 
 
-def add_normalised(graph: OnnxGraph, low: Tensor, slope: Tensor) -> str:
-    """`normalised` as nodes, from the input of the graph; low and slope (1, bands, 1, 1)."""
+def add_normalised(graph: OnnxGraph, x: str, low: Tensor, slope: Tensor) -> str:
+    """`normalised` as nodes; low and slope (1, bands, 1, 1)."""
     from asd_cli.nn.onnx_graph import array
 
-    x = graph.add("Mul", graph.add("Sub", "x", graph.constant(array(low))), graph.constant(array(slope)))
+    x = graph.add("Mul", graph.add("Sub", x, graph.constant(array(low))), graph.constant(array(slope)))
     x = graph.add("Sub", x, graph.constant(1.0))
     return graph.add("Clip", x, graph.constant(-RANGE), graph.constant(RANGE))
 

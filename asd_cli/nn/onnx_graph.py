@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from asd_cli.nn.pyramid import Cut, DensePyramid, PatchNetwork
 
-_OPSET, _IR_VERSION = 18, 9  # of ONNX 1.14 (2023); any later runtime reads them
+OPSET, IR_VERSION = 18, 9  # of ONNX 1.14 (2023); any later runtime reads them
+Dimension = int | str
 _QUIET = 3  # errors only
+_TO_THE_END = 2**31 - 1
 _ROWS, _COLS = 2, 3
 
 
@@ -49,11 +51,24 @@ class OnnxGraph:
         """2 x 2."""
         return self.add("MaxPool", x, kernel_shape=[2, 2], strides=[stride] * 2, dilations=[dilation] * 2)
 
-    def crop(self, x: str, start: int, height: int, width: int, *, step: int = 1) -> str:
-        """Rows ``start : start + height : step`` and columns likewise; less where the input ends before."""
-        starts, ends = [start, start], [start + height, start + width]
-        integers = [self.constant(values, np.int64) for values in (starts, ends, [_ROWS, _COLS], [step, step])]
+    def trim(self, x: str, before: int, after: int = 0, *, step: int = 1) -> str:
+        """Every `step`-th row and column without the first `before` and the last `after` ones."""
+        ends = [-after or _TO_THE_END] * 2
+        integers = [self.constant(values, np.int64) for values in ([before] * 2, ends, [_ROWS, _COLS], [step] * 2)]
         return self.add("Slice", x, *integers)
+
+    def crop(self, x: str, size: str) -> str:
+        """The first rows and columns, as many as `inner_size` says."""
+        return self.add("Slice", x, self.constant([0, 0], np.int64), size, self.constant([_ROWS, _COLS], np.int64))
+
+    def inner_size(self, x: str, halo: int) -> str:
+        """(rows, columns) of an image less its halo, known where the graph runs."""
+        return self.add("Sub", self.add("Shape", x, start=_ROWS), self.constant([2 * halo] * 2, np.int64))
+
+    def mirror(self, x: str, margin: int) -> str:
+        """Rows and columns mirrored beyond the edges, which are not repeated; the image is larger than the margin."""
+        pads = self.constant([0, 0, margin, margin] * 2, np.int64)
+        return self.add("Pad", x, pads, mode="reflect")
 
     def enlarge(self, x: str, factor: int) -> str:
         """Nearest neighbour: every pixel `factor` times in both directions."""
@@ -62,16 +77,44 @@ class OnnxGraph:
             "Resize", x, "", sizes, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
         )
 
+    def rename(self, x: str, name: str) -> str:
+        """The same values under a name of one's own."""
+        self._nodes.append(helper.make_node("Identity", [x], [name]))
+        return name
+
+    def model(
+        self,
+        output: str,
+        shape: Sequence[Dimension],
+        out_shape: Sequence[Dimension] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """The file that computes `output` from `x` (float32, of that shape; a name stands for any size)."""
+        inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))]
+        outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, out_shape)]
+        graph = helper.make_graph(self._nodes, "asd", inputs, outputs, self._constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        helper.set_model_props(model, dict(metadata or {}))
+        return bytes(model.SerializeToString())
+
     def session(self, output: str, shape: Sequence[int]) -> onnxruntime.InferenceSession:
         """What computes `output` from `x` (float32, of that shape) on one thread of the CPU, the caller's."""
-        inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))]
-        outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)]
-        graph = helper.make_graph(self._nodes, "asd", inputs, outputs, self._constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = _QUIET
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return session_of(self.model(output, shape))
+
+
+def session_of(model: bytes) -> onnxruntime.InferenceSession:
+    """What runs a file of `OnnxGraph.model` on one thread of the CPU, the caller's."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = _QUIET
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_once(model: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Check a file of `OnnxGraph.model` against the standard and run it."""
+    onnx.checker.check_model(model, full_check=True)
+    result: NDArray[np.float32] = session_of(model).run(None, {"x": x})[0]
+    return result
 
 
 def array(tensor: Tensor) -> NDArray[Any]:
@@ -80,30 +123,26 @@ def array(tensor: Tensor) -> NDArray[Any]:
     return found
 
 
-def add_pyramid(graph: OnnxGraph, pyramid: DensePyramid, x: str, shape: tuple[int, int]) -> list[str]:
-    """`DensePyramid.parts` as nodes: for every scale what becomes (1, length, *shape)."""
+def add_pyramid(graph: OnnxGraph, pyramid: DensePyramid, x: str) -> list[str]:
+    """`DensePyramid.parts` as nodes: for every scale what becomes (B, length, H, W), whatever the size of `x` is."""
+    size = graph.inner_size(x, pyramid.halo)
     return [
-        _add_branch(graph, cast(PatchNetwork, branch), exponent, x, shape, pyramid.halo)
+        graph.crop(_add_branch(graph, cast(PatchNetwork, branch), exponent, x, pyramid.halo), size)
         for branch, exponent in zip(pyramid.branches, pyramid.exponents, strict=True)
     ]
 
 
-def _add_branch(
-    graph: OnnxGraph, branch: PatchNetwork, exponent: int, x: str, shape: tuple[int, int], halo: int
-) -> str:
-    height, width = shape
-    cut = Cut.of(branch, exponent, shape, halo)
+def _add_branch(graph: OnnxGraph, branch: PatchNetwork, exponent: int, x: str, halo: int) -> str:
+    """One scale; at those below 1 a little larger than wanted."""
+    cut = Cut.of(branch, exponent, (0, 0), halo)
     if exponent < 0:
-        x = graph.crop(x, 0, height + 2 * halo, width + 2 * halo, step=cut.factor)
-    x = graph.crop(x, cut.start, cut.height, cut.width)
-    if exponent < 0:
-        x = graph.enlarge(_add_patches(graph, branch, x, 1), cut.factor)
-    else:
-        if cut.factor > 1:
-            x = graph.enlarge(x, cut.factor)
-            x = graph.crop(x, cut.skip, cut.factor * cut.height, cut.factor * cut.width)
-        x = _add_patches(graph, branch, x, cut.factor)
-    return graph.crop(x, 0, height, width)
+        x = graph.trim(x, 0, step=cut.factor)
+        x = graph.trim(x, cut.start, 2 * halo // cut.factor - cut.start - cut.height)
+        return graph.enlarge(_add_patches(graph, branch, x, 1), cut.factor)
+    x = graph.trim(x, cut.start, 2 * halo - cut.start - cut.height)
+    if cut.factor > 1:
+        x = graph.trim(graph.enlarge(x, cut.factor), cut.skip)
+    return _add_patches(graph, branch, x, cut.factor)
 
 
 def _add_patches(graph: OnnxGraph, branch: PatchNetwork, x: str, stride: int) -> str:

@@ -18,13 +18,14 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from asd_cli.raster.windows import Window
 
+_log = logging.getLogger(__name__)
 GDAL_CACHE_BYTES = 128 * 1024 * 1024
 
 
 @contextmanager
 def gdal_session(cache: int = GDAL_CACHE_BYTES) -> Iterator[None]:
     """Work with GDAL: block cache of `cache` bytes (as the outermost session says), this thread's GDAL log lines
-    dropped (failures still raise)."""
+    dropped (failures still raise) but for those who debug."""
     logging.getLogger("rasterio._env").addFilter(_not_in_session)  # added once only
     _this_thread.sessions = getattr(_this_thread, "sessions", 0) + 1
     try:
@@ -38,8 +39,8 @@ _this_thread = threading.local()
 
 
 def _not_in_session(record: logging.LogRecord) -> bool:
-    """Log filter; it runs in the thread that logs."""
-    return not getattr(_this_thread, "sessions", 0)
+    """Log filter; it runs in the thread that logs. Who listens to our debug lines hears GDAL, too."""
+    return not getattr(_this_thread, "sessions", 0) or _log.isEnabledFor(logging.DEBUG)
 
 
 class _SharedCache:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from asd_cli.workflows.predict_scene import PredictReport, Shared, advise, map_o
 from asd_cli.workflows.scores import ScoreScale, checked_threshold
 from asd_cli.workflows.stages import StageClock
 
+_log = logging.getLogger(__name__)
 __all__ = ["PredictReport", "predict"]
 
 
@@ -39,6 +41,15 @@ def predict(
     scale = ScoreScale.build(options.score, model.calibration, rate=rate, threshold=options.threshold)
     if options.min_score is not None:
         checked_threshold("--min-score", options.min_score, options.score)
+    _log.debug(
+        "%s: method %s, SHA-256 %s, threshold %.6g for --score %s, expected false-alarm rate %.3g",
+        model.path,
+        model.detector.name,
+        model.sha256,
+        scale.threshold,
+        scale.kind,
+        scale.false_alarm_rate,
+    )
     clock = StageClock()
     return_freed_memory()
     device = resolve_device(options.device)

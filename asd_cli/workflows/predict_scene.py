@@ -165,6 +165,17 @@ class Shared:
             threads=self.mapper.callers,
             scene_width=scene.grid.width,
         )
+        _log.debug(
+            "%s: bands %s of %s, windows of %d px, halo %d px, %d reading and %d computing threads, GDAL cache %d MiB",
+            scene.path,
+            ",".join(map(str, scene.bands)),
+            scene.dtype,
+            plan.window,
+            self.mapper.halo,
+            plan.workers,
+            self.mapper.callers,
+            plan.cache // MIB,
+        )
         if plan.expected > budget * MIB:
             _log.warning(
                 "%s: %d bands in windows of %d px need about %d MiB on their way, more than --max-memory %d",

@@ -77,8 +77,13 @@ class ScoreScale:
 
     def anomalous(self, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Scores, as `scores` gives them -> whether they are anomalous; NaN is not."""
-        with np.errstate(invalid="ignore"):
-            return np.asarray(scores <= self.threshold if self.lower_is_anomalous else scores >= self.threshold)
+        return is_anomalous(scores, self.threshold, lower=self.lower_is_anomalous)
+
+
+def is_anomalous(scores: NDArray[np.float32], threshold: np.float32, *, lower: bool) -> NDArray[np.bool_]:
+    """Whether scores reach the threshold, downwards if `lower`; NaN does not."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(scores <= threshold if lower else scores >= threshold)
 
 
 def checked_threshold(option: str, value: float, kind: Kind) -> np.float32:

@@ -82,17 +82,24 @@ class FoldedEncoder(nn.Module):
         from asd_cli.nn.onnx_graph import OnnxGraph
 
         graph = OnnxGraph()
-        total = self.add_to(graph, add_normalised(graph, self.low, self.slope), side)
-        if distances:
-            total = graph.add("ReduceL2", total, graph.constant([1], "int64"), keepdims=1)
+        total = self.add_distances(graph, "x") if distances else self.add_to(graph, self.add_normalised(graph, "x"))
         around = side + 2 * self.halo
         return graph.session(total, (1, self.low.shape[1], around, around))
 
-    def add_to(self, graph: OnnxGraph, x: str, side: int) -> str:
-        """What follows `normalise` as nodes: (1, bands, side + 2 halo, side + 2 halo) -> (1, R, side, side)."""
+    def add_distances(self, graph: OnnxGraph, x: str) -> str:
+        """`distances` as nodes: raw pixels -> (B, 1, H, W)."""
+        total = self.add_to(graph, self.add_normalised(graph, x))
+        return graph.add("ReduceL2", total, graph.constant([1], "int64"), keepdims=1)
+
+    def add_normalised(self, graph: OnnxGraph, x: str) -> str:
+        """`normalise` as nodes."""
+        return add_normalised(graph, x, self.low, self.slope)
+
+    def add_to(self, graph: OnnxGraph, x: str) -> str:
+        """What follows `normalise` as nodes: (B, bands, H + 2 halo, W + 2 halo) -> (B, R, H, W)."""
         from asd_cli.nn.onnx_graph import add_pyramid, array
 
-        parts = add_pyramid(graph, self.pyramid, x, (side, side))
+        parts = add_pyramid(graph, self.pyramid, x)
         return graph.add("Add", graph.add("Sum", *parts), graph.constant(array(self.offset)))
 
 

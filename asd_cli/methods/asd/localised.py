@@ -7,7 +7,7 @@ Reed and Yu 1990) says how odd its colour is. Each is weighed by how rarely norm
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from asd_cli.nn.engines import Engine
 from asd_cli.nn.masked import masked_mean
 from asd_cli.nn.pyramid import checked_pyramid
 from asd_cli.options import TrainOptions
+
+if TYPE_CHECKING:
+    from asd_cli.nn.onnx_graph import OnnxGraph
 
 _LENGTH, _SCALES = 16, (0.25, 0.5, 1.0, 2.0)
 _WEIGHTS = (0.5, 1.0)  # of colour and head; found by cross-validation within the training halves of four sets
@@ -113,6 +116,10 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
     def sign_engine(self, device: torch.device, side: int) -> Engine:
         """As `distance_engine`, with both signs as they are."""
         return self.folded().engine(device, side, weighed=False)
+
+    def add_distances(self, graph: OnnxGraph, x: str) -> str:
+        """See `Detector`."""
+        return self.folded().add_to(graph, x, weighed=True)
 
     def folded(self) -> FoldedSigns:
         """Everything that scoring needs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from asd_cli.nn.engines import Engine, OnnxEngine, torch_engine
 from asd_cli.nn.fused import available
 from asd_cli.nn.pyramid import checked_pyramid
 from asd_cli.options import LOSSES, TrainOptions
+
+if TYPE_CHECKING:
+    from asd_cli.nn.onnx_graph import OnnxGraph
 
 
 class AsdMethod(ScaledDetector, DescriptorDetector):
@@ -132,6 +135,10 @@ class AsdMethod(ScaledDetector, DescriptorDetector):
         if device.type == "cpu":
             return OnnxEngine(folded.session(side, distances=False), side)
         return torch_engine(placed(folded, device), device, side)
+
+    def add_distances(self, graph: OnnxGraph, x: str) -> str:
+        """See `Detector`."""
+        return self.folded().add_distances(graph, x)
 
     def folded(self) -> FoldedEncoder:
         """Encoder and Gaussian in one."""

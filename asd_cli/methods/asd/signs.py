@@ -13,13 +13,14 @@ from asd_cli.methods.asd.encoder import PyramidEncoder
 from asd_cli.methods.asd.evidence import Evidence
 from asd_cli.methods.asd.folded import FoldedEncoder
 from asd_cli.methods.asd.half import HalfScorer
-from asd_cli.methods.scaled import add_normalised
 from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, OnnxEngine, torch_engine
 from asd_cli.nn.fused import available
 
 if TYPE_CHECKING:
     import onnxruntime
+
+    from asd_cli.nn.onnx_graph import OnnxGraph
 
 
 class FoldedSigns(nn.Module):
@@ -80,11 +81,14 @@ class FoldedSigns(nn.Module):
         """For one block (1, bands, side + 2 halo, side + 2 halo) -> (1, 1 or 2, side, side)."""
         from asd_cli.nn.onnx_graph import OnnxGraph
 
-        graph, halo = OnnxGraph(), self.encoder.halo
-        x = add_normalised(graph, self.encoder.low, self.encoder.slope)
-        bands = graph.conv(graph.crop(x, halo, side, side), self.whiten)
-        colour = graph.add("ReduceL2", bands, graph.constant([1], "int64"), keepdims=1)
-        signs = [colour, self.encoder.add_to(graph, x, side)]
-        output = self.evidence.add_to(graph, signs) if weighed else graph.add("Concat", *signs, axis=1)
-        around = side + 2 * halo
+        graph, around = OnnxGraph(), side + 2 * self.encoder.halo
+        output = self.add_to(graph, "x", weighed=weighed)
         return graph.session(output, (1, self.encoder.low.shape[1], around, around))
+
+    def add_to(self, graph: OnnxGraph, x: str, *, weighed: bool) -> str:
+        """Evidence or both signs as nodes: raw pixels (B, bands, H + 2 halo, W + 2 halo) -> (B, 1 or 2, H, W)."""
+        x, halo = self.encoder.add_normalised(graph, x), self.encoder.halo
+        bands = graph.conv(graph.trim(x, halo, halo), self.whiten)
+        colour = graph.add("ReduceL2", bands, graph.constant([1], "int64"), keepdims=1)
+        signs = [colour, self.encoder.add_to(graph, x)]
+        return self.evidence.add_to(graph, signs) if weighed else graph.add("Concat", *signs, axis=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -23,9 +23,13 @@ from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, SingleEngine, torch_engine
 from asd_cli.options import TrainOptions
 
+if TYPE_CHECKING:
+    from asd_cli.nn.onnx_graph import OnnxGraph
+
 MODES = ("global", "local", "subspace")
 _LARGEST_WINDOW = 101
 _LEAST_SHARE = 1e-3
+_FLOAT, _DOUBLE = 1, 11  # types of ONNX
 _FARTHEST = 1e6  # ranges of normal pixels; farther values count as that, so that squares stay finite
 
 
@@ -137,11 +141,29 @@ class RxMethod(DescriptorDetector):
 
         Scaling and whitening are folded into one matrix, applied to the difference from the raw mean.
         """
+        centre, limit, matrix = self._affine()
+        pixels = (x.movedim(1, -1).double() - centre).clamp(-limit, limit)
+        return (pixels @ matrix).movedim(-1, 1)
+
+    def _affine(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What is subtracted from raw pixels (bands,), how far they may be off (bands,), and the matrix."""
         slope = 2.0 / (self.high.double() - self.low.double())
         centre = (self.mean + 1.0) / slope + self.low.double()
-        limit = _FARTHEST / slope
-        pixels = (x.movedim(1, -1).double() - centre).clamp(-limit, limit)
-        return (pixels @ (self.whitening * slope).T).movedim(-1, 1)
+        return centre, _FARTHEST / slope, (self.whitening * slope).T
+
+    def add_distances(self, graph: OnnxGraph, x: str) -> str:
+        """See `Detector`; in float64, too."""
+        if self._mode == "local":
+            return super().add_distances(graph, x)
+        centre, limit, matrix = (tensor.numpy() for tensor in self._affine())
+        pixels = graph.add("Cast", graph.add("Transpose", x, perm=[0, 2, 3, 1]), to=_DOUBLE)
+        apart = graph.add("Sub", pixels, graph.constant(centre, np.float64))
+        apart = graph.add(
+            "Max", graph.add("Min", apart, graph.constant(limit, np.float64)), graph.constant(-limit, np.float64)
+        )
+        white = graph.add("MatMul", apart, graph.constant(matrix, np.float64))
+        squares = graph.add("ReduceSumSquare", white, graph.constant([3], np.int64), keepdims=1)
+        return graph.add("Cast", graph.add("Transpose", graph.add("Sqrt", squares), perm=[0, 3, 1, 2]), to=_FLOAT)
 
     def distances(self, x: Tensor) -> Tensor:
         """See `Detector`: the square root of Reed & Yu's statistic."""
