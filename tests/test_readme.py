@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import geopandas as gpd
 import pytest
 import rasterio
+import shapely
 from affine import Affine
 from rasterio.windows import Window
 
@@ -29,6 +31,10 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "scenes").mkdir()
     for index in range(2):
         crop(folder / "scene.tif", folder / "scenes" / f"part {index}.tif", Window(256 * index, 256, 250, 200))
+    box = shapely.box(590_400, 5_525_800, 590_600, 5_525_900)  # in the middle of the scene
+    areas = gpd.GeoDataFrame(geometry=[box], crs="EPSG:25832")
+    areas.to_file(folder / "clouds.gpkg")
+    areas.to_crs("EPSG:4326").to_file(folder / "park.geojson")
     (folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
     return folder
 
@@ -82,9 +88,11 @@ def test_the_runs_left_what_the_readme_names(sandbox: Path) -> None:
         "anomaly.tif", "anomaly.gpkg", "asd_model.safetensors", "train.csv", "bgr.safetensors",
         "updated.safetensors", "strict.gpkg", "loose.geojson", "far.tif", "maps/part 0_anomaly.tif",
         "maps/part 1_anomaly.fgb", "plots/roc.png", "figures.csv",
+        "cut.gpkg", "strong.gpkg", "rare.geojson", "configured.tif", "forest.onnx", "forest_qgis.onnx",
     ):  # fmt: skip
         assert (sandbox / name).is_file(), name
     assert not (sandbox / "far.gpkg").exists()
+    assert not (sandbox / "configured.gpkg").exists()
     assert not (sandbox / "failed.txt").exists()
 
 

@@ -19,7 +19,9 @@ from asd_cli.cli.shared import default
 from asd_cli.options import (
     CompareOptions,
     EvaluateOptions,
+    ExportOptions,
     FitGaussianOptions,
+    PolygonsOptions,
     PredictOptions,
     TileOptions,
     TrainOptions,
@@ -32,9 +34,17 @@ CLASSES = {
     "predict": PredictOptions,
     "evaluate": EvaluateOptions,
     "compare": CompareOptions,
+    "polygons": PolygonsOptions,
+    "export": ExportOptions,
 }
 NOT_OPTIONS = {"predict": {"command"}, "evaluate": {"exact_limit"}}  # set by the command line, or by programs only
-MUST_BE_GIVEN = {"fit-gaussian": {"output"}, "predict": {"output"}}
+NEEDED = {
+    "fit-gaussian": ["-o", "new.safetensors"],
+    "predict": ["-o", "a.tif"],
+    "polygons": ["-o", "a.gpkg"],
+    "export": ["-o", "a.onnx"],
+}
+MUST_BE_GIVEN = {command: {"output", *({"model"} if command == "export" else ())} for command in NEEDED}
 ONLY_CLI = {"show_profile", "as_json", "debug", "version", "help"}
 
 
@@ -64,12 +74,11 @@ def test_an_options_class_is_tested_here() -> None:
 
 @pytest.mark.parametrize("command", CLASSES)
 def test_defaults_are_those_of_the_options_class(command: str) -> None:
-    needed = {"fit-gaussian": ["-o", "new.safetensors"], "predict": ["-o", "a.tif"]}.get(command, [])
-    params = parsed(command, "some.tif", *needed)
+    params = parsed(command, "some.tif", *NEEDED.get(command, []))
     fields = fields_of(command)
     assert set(params) - ONLY_CLI == set(fields)
     for name, expected in fields.items():
-        if name not in MUST_BE_GIVEN.get(command, ()) and name not in ("tiles", "scenes"):
+        if name not in MUST_BE_GIVEN.get(command, ()) and name not in ("tiles", "scenes", "map"):
             value = params[name]
             assert (int(value) if name == "connectivity" else value) == expected, name
 
@@ -83,7 +92,7 @@ def test_help_says_what_every_option_does_and_its_default(command: str) -> None:
         assert max(option.opts, key=len) in text
     for name, value in fields_of(command).items() if command in CLASSES else ():
         shown = value is not None and value is not dataclasses.MISSING and not isinstance(value, bool) and value != ()
-        if shown and name not in MUST_BE_GIVEN.get(command, ()):
+        if shown and name not in {"map", *MUST_BE_GIVEN.get(command, ())}:
             text_of = "0.5,1,2" if name == "scales" else str(value)
             assert f"[default: {text_of}" in re.sub(r"\s+", " ", text), name
     assert COMMANDS[command].short_help
@@ -112,7 +121,7 @@ def test_examples_can_be_parsed(line: str) -> None:
     words = shlex.split(line)
     assert words[:1] == ["asd"]
     params = parsed(*words[1:])
-    assert params.get("tiles") or params.get("scenes") or params.get("model")
+    assert params.get("tiles") or params.get("scenes") or params.get("model") or params.get("map")
 
 
 def test_lists_of_numbers() -> None:
@@ -148,7 +157,20 @@ def test_repeated_options_keep_their_order() -> None:
 def test_file_arguments_complete_to_files() -> None:
     for command in COMMANDS.values():
         for param in command.params:
-            if param.name in ("tiles", "scenes", "model", "labels", "csv", "plots", "log", "output", "polygons"):
+            if param.name in (
+                "tiles",
+                "scenes",
+                "model",
+                "labels",
+                "csv",
+                "plots",
+                "log",
+                "output",
+                "polygons",
+                "map",
+                "mask",
+                "area",
+            ):
                 assert isinstance(param.type, click.Path), f"{command.name} {param.name}"
 
 
