@@ -18,7 +18,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from asd_cli.raster.windows import Window
 
-_log = logging.getLogger(__name__)
+_OURS = logging.getLogger("asd_cli")
 GDAL_CACHE_BYTES = 128 * 1024 * 1024
 
 
@@ -39,8 +39,8 @@ _this_thread = threading.local()
 
 
 def _not_in_session(record: logging.LogRecord) -> bool:
-    """Log filter; it runs in the thread that logs. Who listens to our debug lines hears GDAL, too."""
-    return not getattr(_this_thread, "sessions", 0) or _log.isEnabledFor(logging.DEBUG)
+    """Log filter; it runs in the thread that logs. Who asked for our debug lines hears GDAL, too."""
+    return not getattr(_this_thread, "sessions", 0) or _OURS.level == logging.DEBUG
 
 
 class _SharedCache:

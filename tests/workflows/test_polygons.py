@@ -23,8 +23,8 @@ Texture = Callable[[int, int, int, int], NDArray[np.float32]]
 
 @pytest.fixture(scope="module")
 def scene(make_scene: Make, make_texture: Texture, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    values = make_texture(3, 3, 200, 1300).clip(1, 255).astype(np.uint8)
-    values[:, 50:, 100:1000] = 0
+    values = make_texture(3, 3, 120, 1100).clip(1, 255).astype(np.uint8)
+    values[:, 30:, 100:1000] = 0
     return make_scene(tmp_path_factory.mktemp("polygons") / "scene.tif", values, nodata=0)
 
 
