@@ -35,11 +35,11 @@ byte order = 0
 
 
 class Parts:
-    """Finished windows of a map of K float32 bands in a folder: little-endian numbers, band after band, a file a window.
+    """Finished windows of a map of K float32 bands in a folder: a file a window, little-endian, band after band.
 
     A part counts if a line of a journal names it and its file has the checksum that the line tells. The file is there
-    before the line, so a process may end at any moment. Several processes may add to a folder, each to a `journal` of its
-    own; within one, any number of threads read while one adds. `target` is the name for messages.
+    before the line, so a process may end at any moment. Several processes may add to a folder, each to a `journal` of
+    its own; within one, any number of threads read while one adds. `target` is the name for messages.
     """
 
     def __init__(self, folder: Path, bands: int, *, target: Path, journal: str = JOURNAL) -> None:
@@ -135,7 +135,7 @@ class Parts:
             ElementTree.SubElement(source, "SourceFilename", relativeToVRT="1").text = path.name
             ElementTree.SubElement(source, "SourceBand").text = str(number)
             sizes = _attributes(("RasterXSize", "RasterYSize", "BlockXSize", "BlockYSize"), (*size, window.width, 1))
-            ElementTree.SubElement(source, "SourceProperties", DataType="Float32", **sizes)
+            ElementTree.SubElement(source, "SourceProperties", sizes | {"DataType": "Float32"})
             names = ("xOff", "yOff", "xSize", "ySize")
             ElementTree.SubElement(source, "SrcRect", _attributes(names, (0, 0, *size)))
             ElementTree.SubElement(source, "DstRect", _attributes(names, (window.col, window.row, *size)))

@@ -21,16 +21,34 @@ _BANDS = {
 
 
 @dataclass(frozen=True)
-class ScoreScale:
-    """From distances to the kind of score that is written, and the threshold of the polygons.
-
-    `threshold` is a float32 number in units of the score: a pixel is anomalous if its score, as written, is at least
-    the threshold (at most, for false-alarm rates).
-    """
+class Level:
+    """A kind of score and a threshold, a float32 number in its units: a pixel is anomalous if its score, as written, is
+    at least the threshold (at most, for false-alarm rates)."""
 
     kind: Kind
-    calibration: Calibration
     threshold: np.float32
+
+    @property
+    def lower_is_anomalous(self) -> bool:
+        """True for false-alarm rates."""
+        return self.kind == "far"
+
+    @property
+    def band(self) -> BandInfo:
+        """Description and unit of the written band."""
+        return _BANDS[self.kind]
+
+    def anomalous(self, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Scores, as they are written -> whether they are anomalous; NaN is not."""
+        with np.errstate(invalid="ignore"):
+            return np.asarray(scores <= self.threshold if self.lower_is_anomalous else scores >= self.threshold)
+
+
+@dataclass(frozen=True)
+class ScoreScale(Level):
+    """A level, and how distances become scores of its kind."""
+
+    calibration: Calibration
 
     @classmethod
     def build(cls, kind: Kind, calibration: Calibration, *, rate: float, threshold: float | None) -> ScoreScale:
@@ -47,12 +65,12 @@ class ScoreScale:
                 raise InputError(
                     f"--threshold {threshold}: must be above {low:g} and below {high:g} for --score {kind}"
                 )
-            return cls(kind, calibration, given)
+            return cls(kind, given, calibration)
         distance = calibration.threshold if rate == calibration.false_alarm_rate else calibration.distance(rate)
         if kind == "distance":
-            return cls(kind, calibration, _at_least(distance))
+            return cls(kind, _at_least(distance), calibration)
         scores = calibration.score if kind == "unit" else calibration.rate
-        return cls(kind, calibration, np.float32(scores(np.array([distance]))[0]))
+        return cls(kind, np.float32(scores(np.array([distance]))[0]), calibration)
 
     @property
     def false_alarm_rate(self) -> float:
@@ -64,16 +82,6 @@ class ScoreScale:
             distance = float(self.calibration.distance_of_score(np.array([distance]))[0])
         return float(self.calibration.rate(np.array([distance]))[0])
 
-    @property
-    def lower_is_anomalous(self) -> bool:
-        """True for false-alarm rates."""
-        return self.kind == "far"
-
-    @property
-    def band(self) -> BandInfo:
-        """Description and unit of the written band."""
-        return _BANDS[self.kind]
-
     def scores(self, distances: NDArray[np.float32]) -> NDArray[np.float32]:
         """Distances -> scores, NaN stays NaN."""
         if self.kind == "distance":
@@ -81,11 +89,6 @@ class ScoreScale:
         if self.kind == "unit":
             return self.calibration.score(distances)
         return self.calibration.rate(distances).astype(np.float32)
-
-    def anomalous(self, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Scores, as `scores` gives them -> whether they are anomalous; NaN is not."""
-        with np.errstate(invalid="ignore"):
-            return np.asarray(scores <= self.threshold if self.lower_is_anomalous else scores >= self.threshold)
 
 
 def _at_least(value: float) -> np.float32:
