@@ -2,8 +2,8 @@
 
 python benchmarks/kills.py [--kills 100] [--seed 0] [--width 2500] [--height 1500] [--model FILE] [--json FILE]
 
-Runs take turns: whole ones, and ones in three shards with a merge at the end, which is killed, too. A kill is survived if
-the map that it broke came out byte for byte, with nothing left beside it.
+Runs take turns: whole ones, and ones in three shards with a merge at the end, which is killed, too. A kill is survived
+if the map that it broke came out byte for byte, with nothing left beside it.
 """
 
 from __future__ import annotations

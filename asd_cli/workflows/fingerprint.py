@@ -32,16 +32,15 @@ def fingerprint(scene: Scene, model: Model, options: PredictOptions, polygons: P
     """Names, for people, with what must be the same in all runs that work on one map."""
     found = {"the version of asd": __version__}
     found |= {f"the version of {name}": _version(name) for name in _LIBRARIES}
-    found |= {
-        "the model": f"{model.path.name}, SHA-256 {model.sha256}",
-        "the device": resolve_device(options.device).type,
-    }
-    found |= {"the scene": Path(scene.path).name, "its size": f"{scene.grid.width} x {scene.grid.height} px"}
-    found |= {f"its file {Path(name).name}": _state(name) for name in scene.files}
-    found |= {"its georeference": str(scene.grid.to_json()), "its pixels": _sample(scene)}
-    found |= {"its bands": ",".join(map(str, scene.bands)), "the polygons": str(polygons)}
+    found["the model"] = f"{model.path.name}, SHA-256 {model.sha256}"
+    found["the device"] = resolve_device(options.device).type
     given = {field.name: getattr(options, field.name) for field in fields(options) if field.name not in FREE_OPTIONS}
-    return found | {f"--{name.replace('_', '-')}": str(value) for name, value in given.items()}
+    found |= {f"--{name.replace('_', '-')}": str(value) for name, value in given.items()}
+    found["the polygons"] = "none" if polygons is None else polygons.file
+    found |= {"the scene": Path(scene.path).name, "its size": f"{scene.grid.width} x {scene.grid.height} px"}
+    found["its bands"] = ",".join(map(str, scene.bands))
+    found |= {f"its file {Path(name).name}": _state(name) for name in scene.files}
+    return found | {"its georeference": str(scene.grid.to_json()), "its pixels": _sample(scene)}
 
 
 def _version(library: str) -> str:
