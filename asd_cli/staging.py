@@ -147,8 +147,9 @@ class StagedFiles:
         self._staged.clear()
 
 
-def undo_staging(notes: Path) -> None:
-    """Remove what `StagedFiles` with these `notes` has left: temporary files, and targets if only some were renamed.
+def undo_staging(notes: Path, *, targets: bool = True) -> None:
+    """Remove what a killed process has left by `StagedFiles` with these `notes`: temporary files, and what it had
+    renamed to its `targets`.
 
     Raises:
         OutputError: something cannot be removed.
@@ -158,7 +159,7 @@ def undo_staging(notes: Path) -> None:
         noted = [[notes.parent / name for name in json.loads(line)] for line in lines]
         renaming = [] in noted
         for temporary, target in filter(None, noted):
-            if renaming and not temporary.exists():
+            if targets and renaming and not temporary.exists():
                 target.unlink(missing_ok=True)
             for leftover in list(temporary.parent.iterdir()):
                 if leftover.name.startswith(temporary.name):

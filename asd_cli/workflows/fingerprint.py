@@ -40,7 +40,8 @@ def fingerprint(scene: Scene, model: Model, options: PredictOptions, polygons: P
     found |= {"the scene": Path(scene.path).name, "its size": f"{scene.grid.width} x {scene.grid.height} px"}
     found["its bands"] = ",".join(map(str, scene.bands))
     found |= {f"its file {Path(name).name}": _state(name) for name in scene.files}
-    return found | {"its georeference": str(scene.grid.to_json()), "its pixels": _sample(scene)}
+    found["its georeference"] = f"{zlib.crc32(str(scene.grid.to_json()).encode()):08x}"
+    return found | {"its pixels": _sample(scene)}
 
 
 def _version(library: str) -> str:

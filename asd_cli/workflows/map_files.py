@@ -14,7 +14,7 @@ from asd_cli.raster.grid import Grid
 from asd_cli.raster.parts import Parts
 from asd_cli.raster.windows import Window
 from asd_cli.raster.writer import MapWriter
-from asd_cli.staging import StagedFiles
+from asd_cli.staging import StagedFiles, check_target
 from asd_cli.vector.files import write_polygons
 from asd_cli.vector.polygons import PolygonStream
 from asd_cli.workflows.jobs import Job
@@ -61,6 +61,8 @@ def make_files(work: WorkFolder, targets: Job, source: Source, *, overwrite: boo
         OutputError: a file cannot be written.
     """
     job, counts = work.job, _Counts(work.job.level, clock)
+    for target in targets.targets():
+        check_target(target, overwrite=overwrite)
     with ExitStack() as stack:
         staged = stack.enter_context(StagedFiles(overwrite=overwrite, notes=work.notes))
         path = staged.stage(targets.raster)

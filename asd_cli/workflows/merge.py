@@ -11,7 +11,6 @@ from asd_cli.errors import InputError
 from asd_cli.options import MergeOptions
 from asd_cli.raster.gdal import gdal_session
 from asd_cli.raster.windows import Window
-from asd_cli.staging import check_target
 from asd_cli.workflows.jobs import Job
 from asd_cli.workflows.map_files import make_files
 from asd_cli.workflows.map_job import MapJob
@@ -43,12 +42,8 @@ def _merge_one(raster: Path, progress: Callable[[int, int], None], *, overwrite:
     start, clock = time.monotonic(), StageClock()
     with WorkFolder.reopen(raster) as work, gdal_session():
         job, targets = work.job, _targets(work.job, raster)
-        for target in targets.targets():
-            check_target(target, overwrite=overwrite)
         if missing := work.missing():
-            raise InputError(
-                f"{raster}: {missing} are missing; make them with asd predict (--resume), then merge again"
-            )
+            raise InputError(f"{raster}: {missing} are missing; make them with asd predict --resume, then merge again")
 
         def replay(take: Callable[[Window, Map], None]) -> None:
             done = 0

@@ -45,6 +45,8 @@ def predict(
             check_not_read(targets, scene.files)
             total += scene.grid.width * scene.grid.height
             advise(scene, model)
+    if options.shard is not None:
+        total //= options.shard[1]
     reports: list[PredictReport] = []
     done = 0
 

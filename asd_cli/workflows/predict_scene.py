@@ -21,7 +21,6 @@ from asd_cli.raster.gdal import gdal_session
 from asd_cli.raster.scene import Scene
 from asd_cli.raster.windows import Window, round_up
 from asd_cli.raster.writer import BLOCK
-from asd_cli.staging import check_target
 from asd_cli.workflows.fingerprint import fingerprint
 from asd_cli.workflows.jobs import Job
 from asd_cli.workflows.map_files import Made, keep_parts, make_files
@@ -186,8 +185,6 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
     """Map one scene to its targets, all of them or none; of a shard only the parts, which wait beside the target."""
     start, options = time.monotonic(), shared.options
     shared.clock.reset()
-    for target in job.targets():
-        check_target(target, overwrite=options.overwrite or options.resume)
     with ExitStack() as stack:
         scene = stack.enter_context(shared.open(job.scene))
         work = stack.enter_context(

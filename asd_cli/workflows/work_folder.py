@@ -51,10 +51,7 @@ def check_no_leftover(target: Path) -> None:
     if not (folder / _JOB).exists():
         return
     with suppress(FileNotFoundError):
-        lock = Lock.take(folder / _LOCK)
-        if lock is None:
-            raise _busy(target, folder / _LOCK)
-        lock.release()
+        _claimed(target, None)[0].release()
         if finished := len(Parts(folder, _BANDS, target=target)):
             raise _leftover(folder, finished)
 
@@ -162,6 +159,8 @@ class WorkFolder:
 
     def finish(self) -> None:
         """Remove the folder: what it was for is made."""
+        with suppress(OSError):
+            self.notes.unlink(missing_ok=True)
         self._dispose()
 
     def _settle(self, wanted: MapJob, *, resume: bool, overwrite: bool) -> None:
@@ -175,8 +174,6 @@ class WorkFolder:
                 raise _leftover(self.folder, len(self.parts), self._shard)
             _log.info("%s: left by another run, removed (--overwrite)", self.folder)
             self._clear()
-        if alone and resume:
-            undo_staging(self.notes)
         self._store(wanted)
         job = self._stored()
         if difference := job.difference(wanted):
@@ -185,6 +182,8 @@ class WorkFolder:
                 "make it the same again, or remove the folder"
             )
         self._job = job
+        if alone:
+            undo_staging(self.notes)
         if resume and (finished := self.finished()):
             _log.info("%s: %d of %d parts are there already", self.folder, finished, len(self.windows()))
 
@@ -202,7 +201,7 @@ class WorkFolder:
 
     def _clear(self) -> None:
         """Remove everything but the locks."""
-        undo_staging(self.notes)
+        undo_staging(self.notes, targets=False)
         journals = list(self.folder.glob("journal*"))  # first: without them nothing counts
         others = [path for path in self.folder.iterdir() if not path.match("lock*") and path.name != _JOB]
         for path in [*journals, *others, self.folder / _JOB]:
@@ -260,10 +259,11 @@ class WorkFolder:
     def _dispose(self) -> None:
         retired = _retired(self.folder)
         shutil.rmtree(retired, ignore_errors=True)
-        self.folder.rename(retired)  # at once: half a folder would look like one to resume
         self._gone = True
-        self.parts.close()
-        shutil.rmtree(retired, ignore_errors=True)
+        with suppress(OSError):
+            self.folder.rename(retired)  # at once: half a folder would look like one to resume
+            self._release()  # on network drives open files cannot be removed
+            shutil.rmtree(retired, ignore_errors=True)
 
     def _release(self) -> None:
         self.parts.close()
@@ -311,24 +311,26 @@ def _claimed(target: Path, shard: Shard | None) -> list[Lock]:
         OutputError: another run has one. FileNotFoundError: the folder is gone.
     """
     folder = work_folder(target)
-    whole = Lock.take(folder / _LOCK, shared=shard is not None)
-    if whole is None:
-        raise _busy(target, folder / _LOCK)
+    whole = _locked(target, folder / _LOCK, shared=shard is not None)
     if shard is None:
         return [whole]
-    path = folder / f"{_LOCK}-{shard[0]}-of-{shard[1]}"
     try:
-        own = Lock.take(path)
-        if own is None:
-            raise _busy(target, path)
+        return [whole, _locked(target, folder / f"{_LOCK}-{shard[0]}-of-{shard[1]}")]
     except BaseException:
         whole.release()
         raise
-    return [whole, own]
 
 
-def _busy(target: Path, lock: Path) -> OutputError:
-    return OutputError(f"{target}: another run{Lock.holder(lock)} is writing it; wait for it or choose another name")
+def _locked(target: Path, path: Path, *, shared: bool = False) -> Lock:
+    try:
+        lock = Lock.take(path, shared=shared)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be locked ({error.strerror}); check its permissions") from error
+    if lock is None:
+        raise OutputError(f"{target}: another run{Lock.holder(path)} is writing it; wait for it or choose another name")
+    return lock
 
 
 def _leftover(folder: Path, finished: int, shard: Shard | None = None) -> OutputError:
