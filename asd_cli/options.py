@@ -104,6 +104,8 @@ class PredictOptions:
     threads: int | None = None
     workers: int | None = None
     device: str = "auto"
+    resume: bool = False
+    shard: tuple[int, int] | None = None
     overwrite: bool = False
     command: str = "asd predict"
 
@@ -133,6 +135,14 @@ class ExportOptions:
     score: Literal["unit", "distance", "far"] = "unit"
     same_size: bool = False
     deepness: int | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """Options of `asd merge`; `maps` are targets of `asd predict --shard`, or their work folders."""
+
+    maps: tuple[Path, ...] = ()
     overwrite: bool = False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Iterable
@@ -69,11 +70,12 @@ class StagedFiles:
     """Context in which targets are written under temporary names; `commit` renames them, leaving without it removes
     them.
 
-    Several targets of one run (raster, polygons) are committed together, so that either all appear or none.
+    Several targets of one run (raster, polygons) are committed together, so that either all appear or none. `notes` is
+    a file that tells `undo_staging` what a process was about that was killed.
     """
 
-    def __init__(self, *, overwrite: bool = False) -> None:
-        self._overwrite = overwrite
+    def __init__(self, *, overwrite: bool = False, notes: Path | None = None) -> None:
+        self._overwrite, self._notes = overwrite, notes
         self._staged: list[tuple[Path, Path]] = []
 
     def stage(self, target: Path) -> Path:
@@ -81,6 +83,7 @@ class StagedFiles:
         check_target(target, overwrite=self._overwrite)
         start = target.stem[:_NAME_START]
         temporary = target.with_name(f".{start}.{uuid.uuid4().hex[:8]}.part{target.suffix}")
+        self._note(temporary, target)
         self._staged.append((temporary, target))
         return temporary
 
@@ -94,6 +97,15 @@ class StagedFiles:
         """
         for _, target in self._staged:
             check_target(target, overwrite=self._overwrite)
+        self._note()
+        try:
+            self._rename()
+        except BaseException:
+            if self._notes is not None:  # what is at the targets now is not ours to undo
+                self._notes.unlink(missing_ok=True)
+            raise
+
+    def _rename(self) -> None:
         new: list[Path] = []
         for temporary, target in self._staged:
             existed = target.exists()
@@ -109,6 +121,18 @@ class StagedFiles:
             if target not in new:
                 _remove_side_files(target)
 
+    def _note(self, *paths: Path) -> None:
+        """Note a temporary file and its target, relative to the notes; without any, that they are being renamed."""
+        if self._notes is None:
+            return
+        try:
+            with self._notes.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([os.path.relpath(path, self._notes.parent) for path in paths]) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _unwritable(self._notes, error) from error
+
     def __enter__(self) -> StagedFiles:
         return self
 
@@ -121,3 +145,25 @@ class StagedFiles:
                     if leftover.name.startswith(temporary.name):  # side files of GDAL's and SQLite's too
                         leftover.unlink()
         self._staged.clear()
+
+
+def undo_staging(notes: Path, *, targets: bool = True) -> None:
+    """Remove what a killed process has left by `StagedFiles` with these `notes`: temporary files, and what it had
+    renamed to its `targets`.
+
+    Raises:
+        OutputError: something cannot be removed.
+    """
+    try:
+        lines = notes.read_text(encoding="utf-8").split("\n")[:-1] if notes.exists() else []
+        noted = [[notes.parent / name for name in json.loads(line)] for line in lines]
+        renaming = [] in noted
+        for temporary, target in filter(None, noted):
+            if targets and renaming and not temporary.exists():
+                target.unlink(missing_ok=True)
+            for leftover in list(temporary.parent.iterdir()):
+                if leftover.name.startswith(temporary.name):
+                    leftover.unlink()
+        notes.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(notes, error) from error

@@ -19,6 +19,7 @@ from asd_cli.cli.evaluate import evaluate
 from asd_cli.cli.export import export
 from asd_cli.cli.fit_gaussian import fit_gaussian
 from asd_cli.cli.info import info
+from asd_cli.cli.merge import merge
 from asd_cli.cli.polygons import polygons
 from asd_cli.cli.predict import predict
 from asd_cli.cli.shared import FILE
@@ -115,5 +116,5 @@ def main(**given: Any) -> None:
 
 
 main.params.extend(verbosity_options(of_group=True))
-for command in (train, fit_gaussian, predict, evaluate, compare, polygons, export, info):
+for command in (train, fit_gaussian, predict, merge, polygons, evaluate, compare, export, info):
     main.add_command(command)

@@ -12,6 +12,7 @@ import click
 from asd_cli.cli.shared import (
     NAME,
     FloatRange,
+    Shard,
     advance,
     default,
     device_option,
@@ -35,6 +36,7 @@ Examples:
   asd predict scene.tif -o anomaly.tif
   asd predict 'scenes/*.tif' -o maps/ -m forest.safetensors --false-alarm-rate 0.0001 --min-area 50
   asd predict @list.txt -o maps/ --score distance --no-polygons
+  asd predict scene.tif -o anomaly.tif --shard 3/8
 """,
 )
 @click.argument("scenes", type=NAME, nargs=-1, required=True)
@@ -117,6 +119,17 @@ Examples:
     help="Threads that read ahead. [default: one for every four processors, at most 4]",
 )
 @device_option(PredictOptions)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on where a run of the same scene, model and options ended early; its finished parts are in OUTPUT.parts.",
+)
+@click.option(
+    "--shard",
+    type=Shard(),
+    default=default(PredictOptions, "shard"),
+    help="Only make the parts of shard K of N, on a machine of its own, say; asd merge OUTPUT makes the files of all.",
+)
 @click.option("--profile", "show_profile", is_flag=True, help="Say where the time went, stage by stage.")
 @overwrite_option
 @json_option
@@ -148,6 +161,16 @@ def predict(as_json: bool, show_profile: bool, model: Path | None, connectivity:
 
 
 def _command(words: list[str]) -> str:
-    """The command as typed, for the record; the same under ``rio asd`` and ``python -m asd_cli``."""
+    """The command as typed, for the record; the same under ``rio asd`` and ``python -m asd_cli``, and for all runs that
+    together make one map."""
     start = words.index("predict") if "predict" in words else 1
-    return shlex.join(["asd", *words[start:]])
+    kept: list[str] = []
+    rest = iter(words[start:])
+    for word in rest:
+        if word == "--shard":
+            next(rest, None)
+        elif word == "--":
+            kept += [word, *rest]
+        elif word != "--resume" and not word.startswith("--shard="):
+            kept.append(word)
+    return shlex.join(["asd", *kept])

@@ -81,6 +81,21 @@ class Setting(click.ParamType[Any] if TYPE_CHECKING else click.ParamType):  # ty
         return key.strip(), text.strip()
 
 
+class Shard(click.ParamType[Any] if TYPE_CHECKING else click.ParamType):  # type: ignore[misc]
+    """``K/N``: one of N shards, counted from 1, as a pair."""
+
+    name = "K/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text -> (K, N)."""
+        if not isinstance(value, str):
+            return value
+        number, slash, count = value.partition("/")
+        if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            self.fail(f"{value!r} is not of the form K/N with K from 1 to N, such as 3/8", param, ctx)
+        return int(number), int(count)
+
+
 def seed_option(options: type[Any]) -> Callable[[F], F]:
     """``--seed``."""
     return click.option(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from affine import Affine
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
@@ -14,6 +16,7 @@ from asd_cli.raster.windows import Window
 
 _WGS84_AXIS = 6378137.0  # semi-major axis, metres
 _WGS84_E2 = 6.69437999014e-3  # first eccentricity squared
+_POINT = ("row", "col", "x", "y", "z", "id", "info")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,42 @@ class Grid:
             area_or_point=dataset.tags().get("AREA_OR_POINT"),
             gcps=(tuple(points), points_crs) if points else None,
             rpc_tags=tuple(dataset.tags(ns="RPC").items()),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, from which `from_json` makes an equal grid."""
+        points, points_crs = self.gcps or ((), None)
+        return {
+            "width": self.width,
+            "height": self.height,
+            "transform": list(self.transform)[:6],
+            "crs": _crs_text(self.crs),
+            "area_or_point": self.area_or_point,
+            "gcps": [{name: getattr(point, name) for name in _POINT} for point in points],
+            "gcps_crs": _crs_text(points_crs),
+            "rpcs": dict(self.rpc_tags),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Grid:
+        """What `to_json` gave.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is something else.
+        """
+        points = tuple(GroundControlPoint(**point) for point in values["gcps"])
+        try:
+            crs, points_crs = (CRS.from_wkt(text) if text else None for text in (values["crs"], values["gcps_crs"]))
+        except CRSError as error:
+            raise ValueError(str(error)) from error
+        return cls(
+            width=values["width"],
+            height=values["height"],
+            transform=Affine(*values["transform"]),
+            crs=crs,
+            area_or_point=values["area_or_point"],
+            gcps=(points, points_crs) if points else None,
+            rpc_tags=tuple(values["rpcs"].items()),
         )
 
     @property
@@ -125,6 +164,10 @@ class Grid:
 def _apply(t: Affine, col: float, row: float) -> tuple[float, float]:
     """(x, y) of a point; spelled out because affine 2 knows only ``*`` and affine 3 warns of it."""
     return t.a * col + t.b * row + t.c, t.d * col + t.e * row + t.f
+
+
+def _crs_text(crs: CRS | None) -> str | None:
+    return crs.to_wkt(version="WKT2_2019") if crs else None  # WKT 1 cannot say all of it
 
 
 def _points(grid: Grid) -> list[tuple[float, ...]]:

@@ -1,8 +1,9 @@
-"""MapWriter: maps written block by block, finished as cloud-optimised GeoTIFFs (COG)."""
+"""MapWriter: maps written window by window, finished as cloud-optimised GeoTIFFs (COG)."""
 
 from __future__ import annotations
 
 import math
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,8 +12,10 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
+import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # what rasterio.shutil raises; it has no public name
@@ -21,6 +24,7 @@ from rasterio.errors import RasterioError
 from asd_cli.errors import OutputError
 from asd_cli.raster.gdal import gdal_reason, gdal_session, open_raster, to_rasterio
 from asd_cli.raster.grid import Grid
+from asd_cli.raster.parts import Parts, unwritable
 from asd_cli.raster.windows import Window
 
 BLOCK = 512
@@ -104,9 +108,10 @@ class BandStatistics:
 class MapWriter:
     """Writes a float32 map of K bands, NaN where invalid, in a ``with`` block; `finish` makes the file.
 
-    Windows go to ``<path>.tmp.tif``; leaving without `finish` removes everything. Memory: GDAL's block
-    cache and one window, whatever the size of the map. `path` is the (staged) file to make, `target` the
-    name for messages, `overviews` GDAL's resampling of the reduced levels.
+    Windows are kept as `parts` until then: those of the caller, which may hold some already, or a folder
+    ``<path>.parts`` that is removed at the end, whatever happens. Memory: GDAL's block cache and one window, whatever
+    the size of the map. `path` is the (staged) file to make, `target` the name for messages, `overviews` GDAL's
+    resampling of the reduced levels.
     """
 
     def __init__(
@@ -118,28 +123,39 @@ class MapWriter:
         overviews: str = "average",
         *,
         target: Path | None = None,
+        parts: Parts | None = None,
     ) -> None:
         if overviews not in _OVERVIEWS:
             raise ValueError(f"overviews={overviews!r} is not one of {', '.join(_OVERVIEWS)}")
         self._path = path
-        self._temporary = path.with_name(f"{path.name}.tmp.tif")
         self._target = target or path
         self._grid = grid
         self._bands = tuple(bands)
         self._tags = dict(tags)
         self._overviews = overviews
-        self._dataset: Any = None
+        self._own_folder = path.with_name(f"{path.name}.parts") if parts is None else None
+        self._given = parts
         self._finished = False
         self._digests: dict[tuple[int, int, int], int] = {}
         self.statistics = tuple(BandStatistics() for _ in self._bands)
 
     def __enter__(self) -> MapWriter:
-        with self._guard():
-            self._dataset = open_raster(self._temporary, "w", **self._creation_options())
+        if self._own_folder is not None:
+            with self._guard():
+                self._own_folder.mkdir()
+                self._given = Parts(self._own_folder, len(self._bands), target=self._target)
         return self
+
+    @property
+    def _parts(self) -> Parts:
+        if self._given is None:
+            raise RuntimeError("a MapWriter is used in a with block")
+        return self._given
 
     def write(self, window: Window, values: NDArray[np.float32]) -> None:
         """Write `(K, H, W)` float32, NaN = invalid; a window is whole 512 px blocks (less at the edges).
+
+        A window that the parts hold is counted only: `values` are theirs.
 
         Raises:
             OutputError: the disk is full or failing.
@@ -151,8 +167,8 @@ class MapWriter:
             for band, block in enumerate(blocks, start=1):
                 self._digests[band, row, col] = _digest(block)
                 self.statistics[band - 1].add(block)
-        with self._guard():
-            self._dataset.write(values, window=to_rasterio(window))
+        if window not in self._parts:
+            self._parts.add(window, values)
 
     def finish(self) -> None:
         """Make a COG of what was written and check it by reading it back; blocks never written are NaN.
@@ -160,11 +176,11 @@ class MapWriter:
         Raises:
             OutputError: the disk is full or failing.
         """
-        with self._guard():
-            self._describe()
-            self._dataset.close()
+        # parts are many files in one folder, which need not be listed for each of them
+        with self._guard(), rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=True):
+            source = self._virtual_map()
             rasterio.shutil.copy(
-                str(self._temporary),
+                str(source),
                 str(self._path),
                 driver="COG",
                 COMPRESS="DEFLATE",
@@ -181,24 +197,35 @@ class MapWriter:
                 intact = self._pixels_intact(result) and self._overviews_intact(result)
         if not intact:
             raise self._output_error("what was written reads back differently")
-        self._temporary.unlink(missing_ok=True)
         self._finished = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._finished:
-            return
-        try:
-            with gdal_session():
-                self._dataset.close()
-        except (RasterioError, CPLE_BaseError, OSError):
-            pass  # the file is removed anyway
-        for suffix in (".tmp.tif", ".tmp.tif.aux.xml", ".ovr.tmp", ".aux.xml", ""):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        if self._own_folder is not None and self._given is not None:
+            self._given.close()
+            shutil.rmtree(self._own_folder, ignore_errors=True)
+        if not self._finished:
+            for suffix in (".ovr.tmp", ".aux.xml", ""):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
+    def _virtual_map(self) -> Path:
+        """A VRT of the parts with all that goes with the map; it and its empty model lie beside the parts."""
+        folder = self._parts.folder
+        empty, path = folder / "map.tif", folder / "map.vrt"
+        with open_raster(empty, "w", **self._creation_options()) as dataset:
+            self._describe(dataset)
+        rasterio.shutil.copy(str(empty), str(path), driver="VRT")
+        document = ElementTree.parse(path)
+        for number, band in enumerate(document.getroot().findall("VRTRasterBand"), start=1):
+            for source in band.findall("SimpleSource") + band.findall("ComplexSource"):
+                band.remove(source)
+            self._parts.add_sources(band, number)
+        document.write(path, encoding="utf-8")
+        return path
 
     def _creation_options(self) -> dict[str, Any]:
-        """Arguments of `rasterio.open` for the temporary file."""
+        """Arguments of `rasterio.open` for an empty map."""
         grid = self._grid
         georeference: dict[str, Any] = {}
         if grid.gcps is None:
@@ -216,13 +243,13 @@ class MapWriter:
             "blockxsize": BLOCK,
             "blockysize": BLOCK,
             "interleave": "band",
-            "sparse_ok": True,  # scores hardly shrink, so only what is empty is saved
+            "sparse_ok": True,
             "bigtiff": "if_safer",
         }
 
-    def _describe(self) -> None:
+    def _describe(self, dataset: Any) -> None:
         """Store names, tags, statistics and what else goes with the georeference."""
-        grid, dataset = self._grid, self._dataset
+        grid = self._grid
         if grid.gcps is not None:
             dataset.gcps = (list(grid.gcps[0]), grid.gcps[1])
         dataset.update_tags(ns="RPC", **dict(grid.rpc_tags))
@@ -290,10 +317,7 @@ class MapWriter:
 
     def _output_error(self, reason: str) -> OutputError:
         """One line about a failed write."""
-        return OutputError(
-            f"{self._target}: cannot be written ({reason}); "
-            f"check the free space and the permissions of {self._target.parent}"
-        )
+        return unwritable(self._target, reason)
 
 
 def _blocks(window: Window, values: NDArray[np.float32]) -> Iterator[tuple[int, int, NDArray[np.float32]]]:

@@ -11,6 +11,7 @@ from asd_cli.errors import InputError, OutputError
 from asd_cli.options import PredictOptions
 from asd_cli.staging import check_not_read, check_target
 from asd_cli.vector.files import check_polygon_suffix
+from asd_cli.workflows.work_folder import check_no_leftover, work_folder
 
 _RASTER_SUFFIXES = (".tif", ".tiff")
 
@@ -58,7 +59,7 @@ def plan(options: PredictOptions) -> list[Job]:
         Job(scene, raster, _polygon_target(options, raster, several=several))
         for scene, raster in zip(scenes, rasters, strict=True)
     ]
-    _check_targets(jobs, overwrite=options.overwrite)
+    _check_targets(jobs, options)
     return jobs
 
 
@@ -133,7 +134,7 @@ def _polygon_target(options: PredictOptions, raster: Path, *, several: bool) -> 
     return Path(given)
 
 
-def _check_targets(jobs: list[Job], *, overwrite: bool) -> None:
+def _check_targets(jobs: list[Job], options: PredictOptions) -> None:
     check_not_read([target for job in jobs for target in job.targets()], [job.scene for job in jobs])
     seen: dict[Path, str] = {}
     for job in jobs:
@@ -143,4 +144,8 @@ def _check_targets(jobs: list[Job], *, overwrite: bool) -> None:
                     f"{target}: would be written for both {seen[target]} and {job.scene}; run them separately"
                 )
             seen[target] = job.scene
-            check_target(target, overwrite=overwrite)
+            # of a run that was killed while it renamed its files the work folder is still there
+            going_on = options.resume and work_folder(job.raster).is_dir()
+            check_target(target, overwrite=options.overwrite or going_on)
+        if not (options.resume or options.overwrite or options.shard):
+            check_no_leftover(job.raster)

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -145,41 +146,57 @@ def map_scene(
     workers: int = 1,
     clock: StageClock | None = None,
     progress: Callable[[int], None] = lambda pixels: None,
+    kept: Callable[[Window], Map | None] = lambda window: None,
 ) -> None:
     """Map a scene window by window, in order: ``sink(window, map)`` gets (channels, h, w) float32, NaN where the
-    scene is invalid.
+    scene is invalid. What `kept` gives for a window, in a reading thread, is handed on in place of a map.
 
     `workers` threads read ahead, each from a reader of its own; the sink runs behind in one thread. At most
     ``workers + 3`` chips and four maps of windows are in memory. An error in any stage stops all of them and is raised
     here. `clock` is told the stage "read".
     """
     with (
-        _Readers(open_reader, mapper, workers, clock or StageClock()) as readers,
+        _Readers(open_reader, mapper, workers, clock or StageClock(), kept) as readers,
         Behind(sink) as behind,
     ):
-        for window, valid, values in _computed(readers.chips(windows), mapper):
-            values[:, ~valid] = np.nan
+        for window, values in _computed(readers.chips(windows), mapper):
             behind.put(window, values)
-            del valid, values  # not to be kept while the next is waited for
+            del values  # not to be kept while the next is waited for
             progress(window.height * window.width)
 
 
-def _computed(chips: Iterable[tuple[Window, Chip]], mapper: Mapper) -> Iterator[tuple[Window, NDArray[np.bool_], Map]]:
-    """Windows with the validity of their pixels and their maps; the blocks of the next are begun meanwhile."""
-    waiting: deque[tuple[Window, NDArray[np.bool_], Callable[[], Map]]] = deque()
+def _computed(chips: Iterable[tuple[Window, Chip | Map]], mapper: Mapper) -> Iterator[tuple[Window, Map]]:
+    """Windows with their maps; the blocks of the next are begun meanwhile."""
+    waiting: deque[tuple[Window, Callable[[], Map]]] = deque()
 
-    def first() -> tuple[Window, NDArray[np.bool_], Map]:
-        window, valid, pending = waiting.popleft()
-        return window, valid, pending()[:, : window.height, : window.width]
+    def first() -> tuple[Window, Map]:
+        window, pending = waiting.popleft()
+        return window, pending()
 
-    for window, chip in chips:
-        inner = chip.valid[mapper.halo :, mapper.halo :][: window.height, : window.width].copy()
-        waiting.append((window, inner, mapper.submit(chip)))
-        del chip, inner
+    for window, given in chips:
+        waiting.append((window, _masked(window, given, mapper) if isinstance(given, Chip) else partial(_same, given)))
+        del given
         if len(waiting) > _COMPUTED_AHEAD:
             yield first()
     while waiting:
         yield first()
+
+
+def _masked(window: Window, chip: Chip, mapper: Mapper) -> Callable[[], Map]:
+    """Begin the map of a window; what waits for it and makes NaN what is invalid."""
+    invalid = ~chip.valid[mapper.halo :, mapper.halo :][: window.height, : window.width]
+    pending = mapper.submit(chip)
+
+    def finished() -> Map:
+        values = pending()[:, : window.height, : window.width]
+        values[:, invalid] = np.nan
+        return values
+
+    return finished
+
+
+def _same(values: Map) -> Map:
+    return values
 
 
 class _Readers:
@@ -191,8 +208,9 @@ class _Readers:
         mapper: Mapper,
         workers: int,
         clock: StageClock,
+        kept: Callable[[Window], Map | None] = lambda window: None,
     ) -> None:
-        self._open, self._clock = open_reader, clock
+        self._open, self._clock, self._kept = open_reader, clock, kept
         self._halo, self._block = mapper.halo, mapper.block
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, "asd-read")
@@ -201,9 +219,10 @@ class _Readers:
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
 
-    def chips(self, windows: Iterable[Window]) -> Iterator[tuple[Window, Chip]]:
-        """The chips of windows, in their order; one more than there are threads is begun before it is asked for."""
-        waiting: deque[tuple[Window, Future[Chip]]] = deque()
+    def chips(self, windows: Iterable[Window]) -> Iterator[tuple[Window, Chip | Map]]:
+        """The chips of windows, or what is kept of them, in their order; one more than there are threads is begun
+        before it is asked for."""
+        waiting: deque[tuple[Window, Future[Chip | Map]]] = deque()
         for window in windows:
             waiting.append((window, self._pool.submit(self._read, window)))
             if len(waiting) > self._workers:
@@ -211,11 +230,13 @@ class _Readers:
         while waiting:
             yield waiting[0][0], waiting.popleft()[1].result()
 
-    def _read(self, window: Window) -> Chip:
+    def _read(self, window: Window) -> Chip | Map:
         if self._failure is not None:  # of a later window, perhaps: it is what the caller must hear of
             raise self._failure
         try:
             with self._clock.busy("read"):
+                if (kept := self._kept(window)) is not None:
+                    return kept
                 return read_with_halo(self._reader(), window.round_up(self._block), self._halo)
         except BaseException as error:
             self._failure = error

@@ -54,6 +54,12 @@ def check_masks(scene: Scene, options: PredictOptions, targets: Iterable[Path]) 
                 _log.warning("%s: none of its polygons is near %s; its map will be empty", name, scene.path)
 
 
+def mask_files(options: PredictOptions, scene: str) -> list[str]:
+    """The files that the masks of a scene lie in."""
+    given = (options.mask, options.area)
+    return [_for_scene(name, scene).partition("|")[0] for name in given if name is not None]
+
+
 def mask_tags(options: PredictOptions, scene: str) -> dict[str, str]:
     """For the record in the map: names of the masks."""
     named = {"ASD_MASK": options.mask, "ASD_AREA": options.area}

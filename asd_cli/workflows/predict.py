@@ -60,6 +60,8 @@ def predict(
             check_masks(scene, options, targets)
             total += scene.grid.width * scene.grid.height
             advise(scene, model)
+    if options.shard is not None:
+        total //= options.shard[1]
     reports: list[PredictReport] = []
     done = 0
 

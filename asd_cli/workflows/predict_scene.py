@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -10,29 +11,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from asd_cli import __version__
 from asd_cli.errors import RasterError
 from asd_cli.nn.devices import cpu_count
 from asd_cli.options import PredictOptions
 from asd_cli.raster.gdal import gdal_session
-from asd_cli.raster.grid import Grid
 from asd_cli.raster.scene import Scene
-from asd_cli.raster.windows import Window, round_up, write_windows
-from asd_cli.raster.writer import BLOCK, MapWriter
-from asd_cli.staging import StagedFiles
-from asd_cli.vector.files import write_polygons
-from asd_cli.vector.polygons import PolygonStream, drawing_grid
+from asd_cli.raster.windows import Window, round_up
+from asd_cli.raster.writer import BLOCK
+from asd_cli.workflows.fingerprint import fingerprint
 from asd_cli.workflows.jobs import Job
-from asd_cli.workflows.mapping import Behind, BlockMapper, Map, map_scene
+from asd_cli.workflows.map_files import Made, keep_parts, make_files
+from asd_cli.workflows.map_job import MapJob, PolygonJob
+from asd_cli.workflows.mapping import BlockMapper, Map, map_scene
 from asd_cli.workflows.masks import mask_tags, masked_readers
 from asd_cli.workflows.memory import MIB, MemoryPlan
 from asd_cli.workflows.models import Model
-from asd_cli.workflows.scores import ScoreScale
+from asd_cli.workflows.scores import Level, ScoreScale
 from asd_cli.workflows.stages import StageClock
+from asd_cli.workflows.work_folder import WorkFolder, work_folder
 
 _log = logging.getLogger(__name__)
 _PIXEL_SIZE_RATIO = 1.5
@@ -42,8 +41,9 @@ _LONGEST_COMMAND = 2000  # characters; a shell may have put in thousands of scen
 
 @dataclass(frozen=True)
 class PredictReport:
-    """What became of one scene; `anomalous_share` is of its valid pixels, `threshold` in units of the score, `stages`
-    seconds that each stage was at work (of several threads their sum, waits for a processor included)."""
+    """What became of one scene, or of a shard of it; `anomalous_share` is of its valid pixels, `threshold` in units of
+    the score, `stages` seconds that each stage was at work (of several threads their sum, waits for a processor
+    included)."""
 
     scene: str
     raster: Path
@@ -57,6 +57,7 @@ class PredictReport:
     threshold: float
     seconds: float
     stages: Mapping[str, float]
+    shard: tuple[int, int] | None = None
 
     @property
     def anomalous_share(self) -> float:
@@ -65,6 +66,8 @@ class PredictReport:
 
     def summary(self) -> str:
         """One line for people."""
+        if self.shard is not None:
+            return f"{self.scene}: shard {self.shard[0]}/{self.shard[1]} is done, {self.seconds:.1f} s"
         found = "" if self.polygon_count is None else f", {self.polygon_count} polygons"
         return (
             f"{self.scene}: {self.width} x {self.height} px, {self.anomalous_share:.3%} of {self.valid_pixels} "
@@ -79,7 +82,9 @@ class PredictReport:
         return "\n".join([*lines, f"  {'in all':<16}{self.seconds:8.2f} s (stages overlap)"])
 
     def paths(self) -> list[Path]:
-        """The files written."""
+        """The files written; the work folder of a shard."""
+        if self.shard is not None:
+            return [work_folder(self.raster)]
         return Job(self.scene, self.raster, self.polygons).targets()
 
     def as_json(self) -> dict[str, Any]:
@@ -151,13 +156,13 @@ class Shared:
         """The scene with the bands that the model needs."""
         return open_scene(path, self.model, self.options.bands, self.options.nodata)
 
-    def memory(self, scene: Scene) -> MemoryPlan:
-        """How large the windows may be, and how many threads read."""
+    def memory(self, scene: Scene, window: int | None = None) -> MemoryPlan:
+        """How large the windows may be if they are not given, and how many threads read."""
         budget, wished = self.options.max_memory, self.options.workers
         most = min(_MOST_WORKERS, cpu_count() // _PROCESSORS_A_WORKER)
         plan = MemoryPlan.of(
             budget * MIB,
-            window=self.options.window,
+            window=window or self.options.window,
             bands=scene.band_count,
             halo=self.mapper.halo,
             holes=scene.may_have_invalid or self.options.mask is not None,
@@ -176,7 +181,7 @@ class Shared:
             self.mapper.callers,
             plan.cache // MIB,
         )
-        if plan.expected > budget * MIB:
+        if window is not None and plan.expected > budget * MIB:
             _log.warning(
                 "%s: %d bands in windows of %d px need about %d MiB on their way, more than --max-memory %d",
                 scene.path,
@@ -188,100 +193,98 @@ class Shared:
         return plan
 
 
-class _Sink:
-    """Takes windows of distances: writes scores, hands anomalies on, counts."""
-
-    def __init__(self, shared: Shared, writer: MapWriter, anomalies: Callable[..., None]) -> None:
-        self._scale, self._clock = shared.scale, shared.clock
-        self._writer, self._anomalies = writer, anomalies
-        self.valid = self.anomalous = 0
-
-    def __call__(self, window: Window, distances: Map) -> None:
-        with self._clock.busy("score"):
-            scores = self._scale.scores(distances)
-            anomalous = self._scale.anomalous(scores[0])
-            self.valid += int(np.count_nonzero(~np.isnan(distances[0])))
-            self.anomalous += int(np.count_nonzero(anomalous))
-        with self._clock.busy("write"):
-            self._writer.write(window, scores)
-        self._anomalies(window, anomalous, scores[0])
-
-
 def map_one(job: Job, shared: Shared) -> PredictReport:
-    """Map one scene to its targets, all of them or none."""
-    start, scale, options = time.monotonic(), shared.scale, shared.options
+    """Map one scene to its targets, all of them or none; of a shard only the parts, which wait beside the target."""
+    start, options = time.monotonic(), shared.options
     shared.clock.reset()
     with ExitStack() as stack:
-        staged = stack.enter_context(StagedFiles(overwrite=options.overwrite))
         scene = stack.enter_context(shared.open(job.scene))
-        memory = shared.memory(scene)
-        stack.enter_context(gdal_session(memory.cache))
-        tags = _tags(shared.model, scale, job, options)
-        writer = stack.enter_context(
-            MapWriter(staged.stage(job.raster), scene.grid, [scale.band], tags, target=job.raster)
+        work = stack.enter_context(
+            WorkFolder.begin(
+                job.raster,
+                _map_job(job, scene, shared),
+                shard=options.shard,
+                resume=options.resume,
+                overwrite=options.overwrite,
+            )
         )
-        stream = None if job.polygons is None else _polygon_stream(scene.grid, shared, job.polygons.parent)
-        if stream is not None:
-            stack.callback(stream.close)
-        sink = _map_into(writer, stream, scene, memory, shared)
-        with shared.clock.busy("finish raster"):
-            writer.finish()
-        count = None
-        if stream is not None and job.polygons is not None:
-            with shared.clock.busy("finish polygons"):
-                count = write_polygons(stream.batches(), staged.stage(job.polygons), target=job.polygons)
-        staged.commit()
+        memory = shared.memory(scene, work.job.side)
+        stack.enter_context(gdal_session(memory.cache))
+        source = _Source(job, scene, work, memory, shared)
+        if options.shard is None:
+            made = make_files(work, job, source, overwrite=options.overwrite, clock=shared.clock)
+        else:
+            made = keep_parts(work, source, shared.clock)
+    return report(job, work.job, made, start=start, clock=shared.clock, shard=options.shard)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Gives the windows of a run in order, as scores: those that are kept, and the others computed."""
+
+    job: Job
+    scene: Scene
+    work: WorkFolder
+    memory: MemoryPlan
+    shared: Shared
+
+    def __call__(self, take: Callable[[Window, Map], None]) -> None:
+        parts, shared = self.work.parts, self.shared
+
+        def score(window: Window, values: Map) -> None:
+            if window not in parts:
+                with shared.clock.busy("score"):
+                    values = shared.scale.scores(values)
+            take(window, values)
+
+        map_scene(
+            masked_readers(self.scene, shared.options, lambda: shared.open(self.job.scene)),
+            shared.mapper,
+            self.work.windows(),
+            score,
+            workers=self.memory.workers,
+            clock=shared.clock,
+            progress=shared.advance,
+            kept=parts.read,
+        )
+
+
+def report(
+    job: Job, made_of: MapJob, made: Made, *, start: float, clock: StageClock, shard: tuple[int, int] | None = None
+) -> PredictReport:
+    """What became of a scene; `start` is a monotonic time."""
     return PredictReport(
         scene=job.scene,
         raster=job.raster,
         polygons=job.polygons,
-        width=scene.grid.width,
-        height=scene.grid.height,
-        valid_pixels=sink.valid,
-        anomalous_pixels=sink.anomalous,
-        polygon_count=count,
-        score=options.score,
-        threshold=float(scale.threshold),
+        width=made_of.grid.width,
+        height=made_of.grid.height,
+        valid_pixels=made.valid,
+        anomalous_pixels=made.anomalous,
+        polygon_count=made.polygons,
+        score=made_of.level.kind,
+        threshold=float(made_of.level.threshold),
         seconds=time.monotonic() - start,
-        stages=shared.clock.seconds(),
+        stages=clock.seconds(),
+        shard=shard,
     )
 
 
-def _polygon_stream(grid: Grid, shared: Shared, folder: Path) -> PolygonStream:
+def _map_job(job: Job, scene: Scene, shared: Shared) -> MapJob:
     options = shared.options
-    return PolygonStream(
-        drawing_grid(grid),
-        connectivity=options.connectivity,
-        min_area=options.min_area,
-        simplify=options.simplify,
-        min_score=options.min_score,
-        lower_is_anomalous=shared.scale.lower_is_anomalous,
-        folder=folder,
+    polygons = None
+    if job.polygons is not None:
+        file = os.path.relpath(job.polygons, job.raster.parent)
+        polygons = PolygonJob(file, options.connectivity, options.min_area, options.simplify, options.min_score)
+    return MapJob(
+        scene=job.scene,
+        grid=scene.grid,
+        side=round_up(shared.memory(scene).window, BLOCK),
+        level=Level(shared.scale.kind, shared.scale.threshold),
+        tags=_tags(shared.model, shared.scale, job, options),
+        polygons=polygons,
+        fingerprint=fingerprint(scene, shared.model, options, polygons),
     )
-
-
-def _map_into(
-    writer: MapWriter, stream: PolygonStream | None, scene: Scene, memory: MemoryPlan, shared: Shared
-) -> _Sink:
-    """Run the loop over the scene; polygons are built in a thread of their own."""
-
-    def draw(window: Window, anomalous: NDArray[np.bool_], scores: NDArray[np.float32]) -> None:
-        if stream is not None:
-            with shared.clock.busy("polygons"):
-                stream.add(window, anomalous, scores)
-
-    with Behind(draw) as drawing:
-        sink = _Sink(shared, writer, drawing.put)
-        map_scene(
-            masked_readers(scene, shared.options, lambda: shared.open(scene.path)),
-            shared.mapper,
-            write_windows(*scene.grid.shape, round_up(memory.window, BLOCK)),
-            sink,
-            workers=memory.workers,
-            clock=shared.clock,
-            progress=shared.advance,
-        )
-    return sink
 
 
 def _tags(model: Model, scale: ScoreScale, job: Job, options: PredictOptions) -> dict[str, str]:

@@ -21,41 +21,12 @@ _BANDS = {
 
 
 @dataclass(frozen=True)
-class ScoreScale:
-    """From distances to the kind of score that is written, and the threshold of the polygons.
-
-    `threshold` is a float32 number in units of the score: a pixel is anomalous if its score, as written, is at least
-    the threshold (at most, for false-alarm rates).
-    """
+class Level:
+    """A kind of score and a threshold, a float32 number in its units: a pixel is anomalous if its score, as written, is
+    at least the threshold (at most, for false-alarm rates)."""
 
     kind: Kind
-    calibration: Calibration
     threshold: np.float32
-
-    @classmethod
-    def build(cls, kind: Kind, calibration: Calibration, *, rate: float, threshold: float | None) -> ScoreScale:
-        """From `--score`, `--false-alarm-rate` and `--threshold`.
-
-        Raises:
-            InputError: the threshold is outside the range of the score.
-        """
-        if threshold is not None:
-            return cls(kind, calibration, checked_threshold("--threshold", threshold, kind))
-        distance = calibration.threshold if rate == calibration.false_alarm_rate else calibration.distance(rate)
-        if kind == "distance":
-            return cls(kind, calibration, _at_least(distance))
-        scores = calibration.score if kind == "unit" else calibration.rate
-        return cls(kind, calibration, np.float32(scores(np.array([distance]))[0]))
-
-    @property
-    def false_alarm_rate(self) -> float:
-        """Expected share of normal pixels that are anomalous."""
-        if self.kind == "far":
-            return float(self.threshold)
-        distance = float(self.threshold)
-        if self.kind == "unit":
-            distance = float(self.calibration.distance_of_score(np.array([distance]))[0])
-        return float(self.calibration.rate(np.array([distance]))[0])
 
     @property
     def lower_is_anomalous(self) -> bool:
@@ -67,6 +38,42 @@ class ScoreScale:
         """Description and unit of the written band."""
         return _BANDS[self.kind]
 
+    def anomalous(self, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Scores, as they are written -> whether they are anomalous; NaN is not."""
+        return is_anomalous(scores, self.threshold, lower=self.lower_is_anomalous)
+
+
+@dataclass(frozen=True)
+class ScoreScale(Level):
+    """A level, and how distances become scores of its kind."""
+
+    calibration: Calibration
+
+    @classmethod
+    def build(cls, kind: Kind, calibration: Calibration, *, rate: float, threshold: float | None) -> ScoreScale:
+        """From `--score`, `--false-alarm-rate` and `--threshold`.
+
+        Raises:
+            InputError: the threshold is outside the range of the score.
+        """
+        if threshold is not None:
+            return cls(kind, checked_threshold("--threshold", threshold, kind), calibration)
+        distance = calibration.threshold if rate == calibration.false_alarm_rate else calibration.distance(rate)
+        if kind == "distance":
+            return cls(kind, _at_least(distance), calibration)
+        scores = calibration.score if kind == "unit" else calibration.rate
+        return cls(kind, np.float32(scores(np.array([distance]))[0]), calibration)
+
+    @property
+    def false_alarm_rate(self) -> float:
+        """Expected share of normal pixels that are anomalous."""
+        if self.kind == "far":
+            return float(self.threshold)
+        distance = float(self.threshold)
+        if self.kind == "unit":
+            distance = float(self.calibration.distance_of_score(np.array([distance]))[0])
+        return float(self.calibration.rate(np.array([distance]))[0])
+
     def scores(self, distances: NDArray[np.float32]) -> NDArray[np.float32]:
         """Distances -> scores, NaN stays NaN."""
         if self.kind == "distance":
@@ -74,10 +81,6 @@ class ScoreScale:
         if self.kind == "unit":
             return self.calibration.score(distances)
         return self.calibration.rate(distances).astype(np.float32)
-
-    def anomalous(self, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Scores, as `scores` gives them -> whether they are anomalous; NaN is not."""
-        return is_anomalous(scores, self.threshold, lower=self.lower_is_anomalous)
 
 
 def is_anomalous(scores: NDArray[np.float32], threshold: np.float32, *, lower: bool) -> NDArray[np.bool_]:

@@ -21,6 +21,7 @@ from asd_cli.options import (
     EvaluateOptions,
     ExportOptions,
     FitGaussianOptions,
+    MergeOptions,
     PolygonsOptions,
     PredictOptions,
     TileOptions,
@@ -32,6 +33,7 @@ CLASSES = {
     "train": TrainOptions,
     "fit-gaussian": FitGaussianOptions,
     "predict": PredictOptions,
+    "merge": MergeOptions,
     "evaluate": EvaluateOptions,
     "compare": CompareOptions,
     "polygons": PolygonsOptions,
@@ -78,7 +80,7 @@ def test_defaults_are_those_of_the_options_class(command: str) -> None:
     fields = fields_of(command)
     assert set(params) - ONLY_CLI == set(fields)
     for name, expected in fields.items():
-        if name not in MUST_BE_GIVEN.get(command, ()) and name not in ("tiles", "scenes", "map"):
+        if name not in MUST_BE_GIVEN.get(command, ()) and name not in ("tiles", "scenes", "map", "maps"):
             value = params[name]
             assert (int(value) if name == "connectivity" else value) == expected, name
 
@@ -121,7 +123,7 @@ def test_examples_can_be_parsed(line: str) -> None:
     words = shlex.split(line)
     assert words[:1] == ["asd"]
     params = parsed(*words[1:])
-    assert params.get("tiles") or params.get("scenes") or params.get("model") or params.get("map")
+    assert params.get("tiles") or params.get("scenes") or params.get("model") or params.get("map") or params.get("maps")
 
 
 def test_lists_of_numbers() -> None:
@@ -140,6 +142,13 @@ def test_lists_of_numbers() -> None:
 def test_nodata_values(text: str, expected: float) -> None:
     assert parsed("evaluate", "a", "--nodata", text)["nodata"] == expected
     assert parsed("predict", "a", "-o", "b", f"--nodata={text}")["nodata"] == expected
+
+
+def test_shards() -> None:
+    assert parsed("predict", "a", "-o", "b", "--shard", "3/8")["shard"] == (3, 8)
+    for text in ("", "3", "0/8", "9/8", "3/", "-1/8", "3/8/9", "a/b"):
+        with pytest.raises(click.BadParameter, match=re.escape(f"{text!r} is not of the form K/N with K from 1 to N")):
+            parsed("predict", "a", "-o", "b", "--shard", text)
 
 
 def test_nodata_nan() -> None:

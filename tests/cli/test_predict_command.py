@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -164,6 +165,8 @@ def test_an_interrupt_ends_with_130(random_model: Path, folder: Path, monkeypatc
         (["/bin/rio", "asd", "predict", "a.tif"], "asd predict a.tif"),
         (["/x/__main__.py", "--debug", "predict", "a.tif"], "asd predict a.tif"),
         (["program"], "asd"),
+        (["asd", "predict", "--resume", "a.tif", "--shard", "2/3", "-o", "b.tif"], "asd predict a.tif -o b.tif"),
+        (["asd", "predict", "--shard=2/3", "-o", "b", "--", "--resume"], "asd predict -o b -- --resume"),
     ],
 )
 def test_the_command_of_the_tags(words: list[str], command: str) -> None:
@@ -192,18 +195,21 @@ def test_as_a_program(random_model: Path, folder: Path) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["a.tif", "b.tif", "ä [1].gpkg", "ä [1].tif"]
 
 
-def test_sigterm_leaves_nothing_behind(folder: Path, make_scene: Make, random_model: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_finished_parts(folder: Path, make_scene: Make, random_model: Path, number: int) -> None:
     make_scene(folder / "large.tif", np.random.default_rng(0).integers(1, 255, (3, 2600, 2600), dtype=np.uint8))
     before = sorted(folder.iterdir())
     command = [sys.executable, "-m", "asd_cli", "predict", "large.tif", "-o", "out.tif", "-m", str(random_model)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not list(folder.glob(".out*")):
-        time.sleep(0.05)
-    process.terminate()
+    process = subprocess.Popen([*command, "--window", "512"], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(folder.glob("out.tif.parts/journal.jsonl")):
+        time.sleep(0.02)
+    process.send_signal(number)
     _, messages = process.communicate(timeout=120)
     assert process.returncode == 130, messages
-    assert messages.splitlines()[-1] == "Interrupted."
-    assert sorted(folder.iterdir()) == before
+    *_, told, last = messages.splitlines()
+    assert re.fullmatch(r"out.tif.parts: \d+ of 36 parts are finished; the same command with --resume goes on", told)
+    assert last == "Interrupted."
+    assert sorted(folder.iterdir()) == sorted([*before, folder / "out.tif.parts"])
 
 
 @pytest.mark.parametrize("option", ["--min-area", "--simplify", "--false-alarm-rate"])

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -237,7 +236,8 @@ def test_damage_that_gdal_hides_is_found(
 
     def damaged_copy(source: str, target: str, **options: Any) -> None:
         copy(source, target, **options)
-        damage(Path(target))
+        if options["driver"] == "COG":
+            damage(Path(target))
 
     monkeypatch.setattr(rasterio.shutil, "copy", damaged_copy)
     staged, target = tmp_path / ".map.part.tif", tmp_path / "map.tif"
@@ -248,22 +248,6 @@ def test_damage_that_gdal_hides_is_found(
     assert text.endswith(f"check the free space and the permissions of {tmp_path}")
     assert "\n" not in text
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("mounting a small tmpfs needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("filled", [0, 1100, 1300, 2044])

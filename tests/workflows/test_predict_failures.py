@@ -1,9 +1,10 @@
-"""What `asd predict` refuses or warns of, by text, and what a failure leaves behind: nothing."""
+"""What `asd predict` refuses or warns of, by text, and what a failure leaves behind: finished parts, or nothing."""
 
 from __future__ import annotations
 
 import gzip
 import os
+import re
 import shutil
 import threading
 import zipfile
@@ -24,6 +25,7 @@ from asd_cli.raster.gdal import open_raster
 from asd_cli.raster.writer import MapWriter
 from asd_cli.staging import StagedFiles
 from asd_cli.vector.polygons import PolygonStream
+from asd_cli.workflows import map_files
 from asd_cli.workflows import predict as predicting_all
 from asd_cli.workflows import predict_scene as predicting
 from asd_cli.workflows.mapping import BlockMapper
@@ -218,16 +220,17 @@ STAGES: dict[str, tuple[object, str]] = {
     "finish": (MapWriter, "finish"),
     "polygons": (PolygonStream, "add"),
     "last polygons": (PolygonStream, "batches"),
-    "polygon file": (predicting, "write_polygons"),
+    "polygon file": (map_files, "write_polygons"),
     "commit": (StagedFiles, "commit"),
 }
+BEFORE_PARTS = ("compute", "write")
 
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("old", [True, False])
 @pytest.mark.parametrize("error", [OutputError("disk full"), KeyboardInterrupt()])
-def test_a_failure_at_any_stage_leaves_nothing(
+def test_a_failure_at_any_stage_leaves_parts_or_nothing(
     scene: Path,
     random_model: Path,
     out: Path,
@@ -250,8 +253,13 @@ def test_a_failure_at_any_stage_leaves_nothing(
     with pytest.raises(type(error)) as caught:
         run(scene, out, random_model, overwrite=old)
     assert caught.value is error
-    assert sorted(out.parent.iterdir()) == before
+    left = set(out.parent.iterdir()) - set(before)
+    assert left == (set() if stage in BEFORE_PARTS else {out.with_name("map.tif.parts")})
     assert all(path.read_text() == "old" for path in before)
+    if left:
+        monkeypatch.undo()
+        run(scene, out, random_model, overwrite=old, resume=True)
+        assert sorted(path.name for path in out.parent.iterdir()) == ["map.gpkg", "map.tif"]
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -266,7 +274,9 @@ def test_polygons_that_fail_take_the_raster_with_them(
     monkeypatch.setattr(pyogrio, "write_dataframe", fail)
     target = out.with_suffix(".gpkg")
     text = f"{target}: the polygons cannot be written (Failed: {target} is full); check the folder and the disk"
-    assert refusal(OutputError, scene, out, random_model) == text
+    with pytest.raises(OutputError, match=re.escape(text)):
+        run(scene, out, random_model)
+    assert [path.name for path in out.parent.iterdir()] == ["map.tif.parts"]
 
 
 @pytest.mark.usefixtures("nothing_left")
