@@ -22,7 +22,7 @@ from asd_cli.cli.fit_gaussian import fit_gaussian
 from asd_cli.cli.info import info
 from asd_cli.cli.predict import predict
 from asd_cli.cli.train import train
-from asd_cli.errors import AsdError
+from asd_cli.errors import AsdError, printable
 
 
 class AsdGroup(click.Group):
@@ -53,7 +53,7 @@ class _ToTerminal(logging.Handler):
         prefix = "Warning: " if record.levelno >= logging.WARNING else ""
         tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
         with tqdm.external_write_mode(file=sys.stderr) if tqdm else nullcontext():
-            click.echo(f"{prefix}{record.getMessage()}", err=True)
+            click.echo(f"{prefix}{printable(record.getMessage())}", err=True)
 
 
 @contextmanager
