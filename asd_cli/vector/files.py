@@ -9,17 +9,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import pandas as pd
 import pyarrow
 import pyogrio
+import pyproj
 
 from asd_cli.errors import OutputError
 
 LAYER = "anomalies"
 _DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf", ".parquet": "Parquet"}
 _ODD = frozenset("!;\t\r\n")  # pyogrio takes such a path for an archive's or a URL and cuts it
+_OFF_EARTH = "projection domain"  # what GDAL says of a point that has no longitude
 _CLOCK = "OGR_CURRENT_DATE"
 _FAILURES = (
     OSError,
@@ -73,10 +76,12 @@ def write_polygons(
     frame = next(parts)
     if suffix != ".gpkg" or _ODD.intersection(str(path)):
         frame, parts = pd.concat([frame, *parts], ignore_index=True), iter(())
-    if suffix == ".geojson" and frame.crs is None:
+    if suffix == ".geojson" and not _has_longitude(frame.crs):
+        frame = frame.set_crs(None, allow_override=True)
         _log.warning(
-            f"{name}: the scene has no CRS, but readers take GeoJSON for longitude and latitude; "
-            "these are pixel coordinates. Choose .gpkg to avoid this."
+            "%s: the scene has no CRS on Earth, but readers take GeoJSON for longitude and latitude; "
+            "these are its plain coordinates. Choose .gpkg to avoid this.",
+            name,
         )
     count = len(frame)
     try:
@@ -90,11 +95,22 @@ def write_polygons(
         _check_written(path, suffix, count)
     except _FAILURES as error:
         reason = " ".join(str(error).split()).replace(str(path), str(name))
-        raise OutputError(
-            f"{name}: the polygons cannot be written ({reason}); check the folder and the disk"
-        ) from error
+        remedy = (
+            "choose .gpkg, GeoJSON holds longitudes and latitudes"
+            if _OFF_EARTH in reason
+            else "check the folder and the disk"
+        )
+        raise OutputError(f"{name}: the polygons cannot be written ({reason}); {remedy}") from error
 
     return count
+
+
+def _has_longitude(crs: Any) -> bool:
+    """Whether a CRS (or None) has longitude and latitude; local and engineering ones have not."""
+    try:
+        return crs is not None and pyproj.Transformer.from_crs(crs, "EPSG:4326") is not None
+    except pyproj.exceptions.ProjError:
+        return False
 
 
 def _check_written(path: Path, suffix: str, count: int) -> None:
