@@ -22,7 +22,6 @@ from asd_cli.errors import OutputError
 LAYER = "anomalies"
 _DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf", ".parquet": "Parquet"}
 _ODD = frozenset("!;\t\r\n")  # pyogrio takes such a path for an archive's or a URL and cuts it
-_OFF_EARTH = "projection domain"  # what GDAL says of a point that has no longitude
 _CLOCK = "OGR_CURRENT_DATE"
 _FAILURES = (
     OSError,
@@ -95,11 +94,8 @@ def write_polygons(
         _check_written(path, suffix, count)
     except _FAILURES as error:
         reason = " ".join(str(error).split()).replace(str(path), str(name))
-        remedy = (
-            "choose .gpkg, GeoJSON holds longitudes and latitudes"
-            if _OFF_EARTH in reason
-            else "check the folder and the disk"
-        )
+        on_earth = suffix == ".geojson" and isinstance(error, pyogrio.errors.FeatureError)
+        remedy = "choose .gpkg: GeoJSON holds longitudes and latitudes" if on_earth else "check the folder and the disk"
         raise OutputError(f"{name}: the polygons cannot be written ({reason}); {remedy}") from error
 
     return count
