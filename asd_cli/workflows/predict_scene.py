@@ -281,7 +281,7 @@ def _tags(model: Model, scale: ScoreScale, job: Job, options: PredictOptions) ->
     command = options.command
     if len(command) > _LONGEST_COMMAND:
         command = command[:_LONGEST_COMMAND] + " ..."
-    return {
+    tags = {
         "TIFFTAG_SOFTWARE": f"asd {__version__}",
         "ASD_VERSION": __version__,
         "ASD_TORCH_VERSION": torch.__version__,
@@ -295,3 +295,5 @@ def _tags(model: Model, scale: ScoreScale, job: Job, options: PredictOptions) ->
         "ASD_FALSE_ALARM_RATE": f"{scale.false_alarm_rate:.6g}",
         "ASD_COMMAND": command,
     }
+    # names need not be UTF-8, tags must
+    return {key: text.encode(errors="backslashreplace").decode() for key, text in tags.items()}
