@@ -80,8 +80,8 @@ def test_rasters(
     try:
         (report,) = predict(options)
     except OutputError as error:
-        assert suffix == ".geojson"  # noqa: PT017
-        assert drawn.place in OFF_EARTH  # noqa: PT017
+        assert suffix == ".geojson"
+        assert drawn.place in OFF_EARTH
         assert str(error).endswith("; choose .gpkg: GeoJSON holds longitudes and latitudes")  # noqa: PT017
         ENDINGS["refused: GeoJSON of places that are not on Earth"] += 1
         return
