@@ -147,7 +147,7 @@ def _odd_values(header: Mapping[str, Any]) -> list[str]:
     size = header.get("pixel_size_m")
     checks = {
         "bands.count": _is_integer(count) and 1 <= count <= _MAX_BANDS,
-        "bands.indexes": isinstance(indexes, list) and len(indexes) == count and all(map(_is_integer, indexes)),
+        "bands.indexes": isinstance(indexes, list) and len(indexes) == count and all(map(_is_count, indexes)),
         "bands.names": _are_texts(names) and len(names) == count,
         "bands.of": bands.get("of") is None or _is_integer(bands["of"]),
         "bands.alpha": isinstance(bands.get("alpha", []), list) and all(map(_is_integer, bands.get("alpha", []))),
@@ -169,6 +169,10 @@ def _depth(value: Any) -> int:
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_integer(value) and value >= 1
 
 
 def _are_texts(value: Any) -> bool:

@@ -17,6 +17,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 FOREST, WATER = 1, 2
 
+# many more examples of everything drawn: pytest --hypothesis-profile=thorough
 settings.register_profile("thorough", max_examples=1500, deadline=None, print_blob=True)
 
 

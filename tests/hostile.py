@@ -107,8 +107,9 @@ def nested(depth: int) -> Any:
 JUNK = st.one_of(
     st.sampled_from(
         [
-            None, True, False, -1, 0, 1, 2, 7, 255, 10**9, 10**30, -(10**18), 0.5, -0.0, 1e-300, 1e308, math.nan, math.inf,
-            -math.inf, "", "x", "asd", "localised", "rx", "3", "x" * 3000, "two\nlines", "\x1b[31mred", "\ud800", "a\0b",
+            None, True, False, -1, 0, 1, 2, 7, 255, 10**9, 10**30, -(10**18), 0.5, -0.0, 1e-300, 1e308, math.nan,
+            math.inf, -math.inf, "", "x", "asd", "localised", "rx", "3", "x" * 3000,
+            "two\nlines", "\x1b[31mred", "\ud800", "a\0b",
             [], {}, [1], [1, 2, 3], [0.5, 1.0], ["a", "b", "c"], [None], {"a": 1}, [[1]], [1] * 5000, [1e9] * 3,
         ]
     ),

@@ -20,10 +20,11 @@ from click.testing import CliRunner, Result
 from asd_cli.cli import main
 
 NAMES = [
-    "with space", " around ", "comma,semi;colon", "unicode ü 森林 🌲", "e\u0301 combining", "-dash", "--overwrite", "'single'",
-    '"double"', "$HOME `id` $(id)", "per%cent %20 %s", "what?", "sharp#1", "a&b=c", "star*[1]", "{brace}", "back\\slash",
-    "new\nline", "tab\tbed", "excl!am", "pipe|layername=x", "<x>", "@at", "~tilde", "a:b", "GTIFF_DIR:1:x", "colon:", "dot.tif",
-    "...", "x" * 180, "\u202eright to left", "\x1b[31mred", "=eq", "(paren)", "vrt:", "http:x", "file:", "zip.zip",
+    "with space", " around ", "comma,semi;colon", "unicode \xfc \u68ee\u6797 \U0001f332", "e\u0301 combining",
+    "-dash", "--overwrite", "'single'", '"double"', "$HOME `id` $(id)", "per%cent %20 %s", "what?", "sharp#1",
+    "a&b=c", "star*[1]", "{brace}", "back\\slash", "new\nline", "tab\tbed", "excl!am", "pipe|layername=x", "<x>",
+    "@at", "~tilde", "a:b", "GTIFF_DIR:1:x", "colon:", "dot.tif", "...", "x" * 180, "\u202eright to left",
+    "\x1b[31mred", "=eq", "(paren)", "vrt:", "http:x", "file:", "zip.zip",
 ]  # fmt: skip
 LATIN = os.fsdecode(b"caf\xe9")
 """No UTF-8, as Windows archives leave it."""
@@ -42,6 +43,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_scene: Callable[.
     return make_scene(tmp_path / "plain.tif", pixels).parent
 
 
+def listed(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 def call(*words: str) -> Result:
     return CliRunner().invoke(main, list(words), catch_exceptions=False)
 
@@ -57,7 +62,7 @@ def test_predict(here: Path, random_model: Path, name: str) -> None:
     shutil.move("plain.tif", here / scene)
     given = f"./{scene}" if name.startswith("@") else scene  # @ names a list
     check(call("predict", "-m", str(random_model), "-o", target, "--polygons", suffix, "--", given))
-    assert sorted(os.listdir(here)) == sorted([scene, target, f"{name} map{suffix}"])
+    assert sorted(listed(here)) == sorted([scene, target, f"{name} map{suffix}"])
     with rasterio.open(here / target) as dataset:
         assert dataset.shape == (20, 24)
         assert dataset.tags()["ASD_SCENE"].strip() == scene.replace("\x1b", "").strip()  # GDAL leaves these out
@@ -79,7 +84,7 @@ def test_models_and_tiles(here: Path, make_tiles: Callable[..., Path], pixels: A
     assert json.loads(call("info", "--json", "--", model).stdout)["file"] == model
     check(call("fit-gaussian", *options, f"--model={model}", f"--output={name} again.safetensors", "--", folder))
     check(call("evaluate", "--device", "cpu", f"--model={model}", f"--csv={name}.csv", "--", folder))
-    assert {model, f"{name}.csv"} < set(os.listdir(here))
+    assert {model, f"{name}.csv"} < set(listed(here))
 
 
 def test_names_that_are_no_utf8(here: Path, random_model: Path) -> None:
@@ -98,10 +103,9 @@ def test_names_that_are_no_utf8(here: Path, random_model: Path) -> None:
 def test_a_program_called_with_such_names(here: Path, random_model: Path) -> None:
     shutil.copy("plain.tif", "-x\n\u00e9.tif")
     words = [sys.executable, "-m", "asd_cli", "predict", "-m", str(random_model), "-o", "map.tif"]
-    for locale in ("C", "C.UTF-8"):
-        environment = {**os.environ, "LC_ALL": locale, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([*words, "--overwrite", "--", "-x\n\u00e9.tif"], env=environment, capture_output=True)
-        assert (done.returncode, done.stdout) == (0, b"map.tif\nmap.gpkg\n"), done.stderr
+    environment = {**os.environ, "LC_ALL": "C", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*words, "--", "-x\n\u00e9.tif"], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"map.tif\nmap.gpkg\n"), done.stderr
 
 
 def test_links(here: Path, random_model: Path) -> None:
@@ -144,4 +148,4 @@ def test_the_scene_vanishes_and_the_folder_too(here: Path, random_model: Path, m
         assert result.exit_code == 1
         assert result.stderr.startswith(f"Error: {text}")
         assert result.stderr.count("\n") == 1
-        assert not Path("out").exists() or not os.listdir("out")
+        assert not Path("out").exists() or not listed(Path("out"))
