@@ -76,12 +76,13 @@ def write_polygons(
     if suffix != ".gpkg" or _ODD.intersection(str(path)):
         frame, parts = pd.concat([frame, *parts], ignore_index=True), iter(())
     if suffix == ".geojson" and not _has_longitude(frame.crs):
-        frame = frame.set_crs(None, allow_override=True)
         _log.warning(
-            "%s: the scene has no CRS on Earth, but readers take GeoJSON for longitude and latitude; "
-            "these are its plain coordinates. Choose .gpkg to avoid this.",
+            "%s: the scene has %s, but readers take GeoJSON for longitude and latitude; "
+            "these are plain coordinates. Choose .gpkg to avoid this.",
             name,
+            "no CRS" if frame.crs is None else "a local CRS",
         )
+        frame = frame.set_crs(None, allow_override=True)
     count = len(frame)
     try:
         if suffix == ".parquet":
