@@ -14,8 +14,16 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """The text on one line: line breaks, control characters and the like, as names of files may hold, are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class AsdError(Exception):
     """Base of every error that `asd` raises on purpose; its text is one line for the user."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
 
 
 class InputError(AsdError):

@@ -36,6 +36,7 @@ _REQUIRED: dict[str, type | tuple[type, ...]] = {
     "digest": str,
 }
 _MAX_BANDS = 4096
+_MAX_DEPTH = 16  # of lists and objects in the header
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -122,9 +123,10 @@ def _read_header(path: Path, raw: bytes) -> dict[str, Any]:
     try:
         text = json.loads(raw[8 : 8 + length]).get("__metadata__", {}).get("asd")
         header = json.loads(text) if isinstance(text, str) else None
+        json.dumps(header, ensure_ascii=False).encode()  # no half characters, which no tag or terminal takes
     except (ValueError, AttributeError, RecursionError) as error:
         raise ModelFileError(f"{path}: not a model file (unreadable header)") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != FORMAT or _depth(header) > _MAX_DEPTH:
         raise ModelFileError(f"{path}: a safetensors file, but not one that asd wrote")
     version = header.get("format_version")
     if version != FORMAT_VERSION:
@@ -145,7 +147,7 @@ def _odd_values(header: Mapping[str, Any]) -> list[str]:
     size = header.get("pixel_size_m")
     checks = {
         "bands.count": _is_integer(count) and 1 <= count <= _MAX_BANDS,
-        "bands.indexes": isinstance(indexes, list) and len(indexes) == count and all(map(_is_integer, indexes)),
+        "bands.indexes": isinstance(indexes, list) and len(indexes) == count and all(map(_is_count, indexes)),
         "bands.names": _are_texts(names) and len(names) == count,
         "bands.of": bands.get("of") is None or _is_integer(bands["of"]),
         "bands.alpha": isinstance(bands.get("alpha", []), list) and all(map(_is_integer, bands.get("alpha", []))),
@@ -156,8 +158,21 @@ def _odd_values(header: Mapping[str, Any]) -> list[str]:
     return [name for name, good in checks.items() if not good]
 
 
+def _depth(value: Any) -> int:
+    """How deep lists and objects are nested."""
+    level, depth = [value], 0
+    while level := [part for part in level if isinstance(part, (dict, list))]:
+        level = [each for part in level for each in (part.values() if isinstance(part, dict) else part)]
+        depth += 1
+    return depth
+
+
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_integer(value) and value >= 1
 
 
 def _are_texts(value: Any) -> bool:

@@ -24,6 +24,10 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """
     folder = target.parent
     try:
+        os.fspath(target).encode()
+    except UnicodeEncodeError as error:  # GDAL could not write it
+        raise OutputError(f"{target}: the name is not UTF-8; choose another") from error
+    try:
         if not folder.is_dir():
             raise OutputError(f"{target}: the folder {folder} does not exist; create it first (mkdir -p)")
         if target.is_dir():

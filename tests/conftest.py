@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from hypothesis import settings
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
 FOREST, WATER = 1, 2
+
+# many more examples of everything drawn: pytest --hypothesis-profile=thorough
+settings.register_profile("thorough", max_examples=1500, deadline=None, print_blob=True)
 
 
 def texture(seed: int, bands: int, height: int, width: int) -> NDArray[np.float32]:

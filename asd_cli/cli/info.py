@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from asd_cli.cli.shared import FILE, echo_json, json_option
+from asd_cli.errors import printable
 
 
 @click.command(short_help="Describe a model file.", epilog="Example: asd info forest.safetensors")
@@ -22,15 +23,15 @@ def info(model: Path, as_json: bool) -> None:
         return echo_json(description)
     width = max(len(key) for key in description)
     for key, value in description.items():
-        click.echo(f"{key:<{width}}  {_text(value)}")
+        click.echo(f"{printable(key):<{width}}  {_text(value)}")
 
 
 def _text(value: Any) -> str:
     """A value as people read it: no brackets, no quotes."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
+        return ", ".join(f"{printable(key)} {_text(part)}" for key, part in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(_text(part) for part in value) or "-"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return "-" if value is None else str(value)
+    return "-" if value is None else printable(str(value))

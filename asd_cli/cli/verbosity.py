@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from asd_cli.errors import printable
+
 _OURS, _GDAL = "asd_cli", "rasterio._env"
 
 
@@ -22,11 +24,11 @@ class _ToTerminal(logging.Handler):
         self._name = f"{name}: " if name else ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        kinds = {logging.DEBUG: "Debug: ", logging.INFO: ""}
+        kinds = {logging.DEBUG: "Debug: ", logging.INFO: "", logging.ERROR: "Error: "}
         prefix = self._name or kinds.get(record.levelno, "Warning: ")
         tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
         with tqdm.external_write_mode(file=sys.stderr) if tqdm else nullcontext():
-            click.echo(f"{prefix}{record.getMessage()}", err=True)
+            click.echo(f"{prefix}{printable(record.getMessage())}", err=True)
 
 
 @contextmanager

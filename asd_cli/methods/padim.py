@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -33,6 +32,7 @@ from asd_cli.methods.base import DescriptorDetector
 from asd_cli.methods.fitted import fitted_recipe
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.settings import read_settings
+from asd_cli.nn.devices import identity
 from asd_cli.options import TrainOptions
 
 _MOST_CHANNELS = 1024
@@ -59,7 +59,7 @@ class Padim(BackboneDetector, DescriptorDetector):
         for name, value in {
             "chosen": random_channels(features.channels, length),
             "mean": torch.zeros(length),
-            "whitening": torch.tensor(np.eye(length), dtype=torch.float32),
+            "whitening": identity(length),
         }.items():
             self.register_buffer(name, value)
         self.chosen: Tensor

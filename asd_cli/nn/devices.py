@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from asd_cli.errors import InputError
 
@@ -51,6 +51,13 @@ def placed(module: M, device: torch.device) -> M:
     """The module, moved to a device in channels-last layout."""
     moved: M = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
+
+
+def identity(size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(size, size) identity matrix; on the meta device it takes no memory, and torch.eye would load torch's compiler
+    there: 75 MiB."""
+    found = torch.zeros(size, size, dtype=dtype)
+    return found if found.is_meta else found.fill_diagonal_(1)
 
 
 def cpu_count() -> int:

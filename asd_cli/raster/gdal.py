@@ -76,7 +76,10 @@ _CACHE = _SharedCache()
 
 
 def open_raster(path: str | Path, mode: str = "r", **options: Any) -> Any:
-    """`rasterio.open` without the warning about rasters that have no georeference."""
+    """`rasterio.open` without the warning about rasters that have no georeference; a file comes before what GDAL reads
+    into its name, such as ``http:x.tif``."""
+    if ":" in str(path) and os.path.exists(path):  # noqa: PTH110 - unlike Path it copes with names that are too long
+        path = os.path.join(".", path)  # noqa: PTH118 - Path would drop the dot
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path, mode, **options)

@@ -171,6 +171,8 @@ def _open_dataset(name: str, opened: str) -> Any:
         dataset = open_raster(opened)
     except (RasterioError, ValueError) as error:
         reason = str(error)
+        if isinstance(error, UnicodeEncodeError):
+            raise RasterError(f"{name}: the name is not UTF-8, as GDAL wants it; rename the file") from error
         if os.path.isdir(name):  # noqa: PTH112 - unlike Path it copes with names that are too long
             raise RasterError(f"{name}: is a folder; name a raster, or several with a glob such as '*.tif'") from error
         if not name or "No such file" in reason or "does not exist" in reason:

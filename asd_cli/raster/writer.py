@@ -254,8 +254,8 @@ class MapWriter:
             dataset.gcps = (list(grid.gcps[0]), grid.gcps[1])
         dataset.update_tags(ns="RPC", **dict(grid.rpc_tags))
         dataset.update_tags(**self._tags)
-        # without a CRS GDAL would make one up to hold it
-        if grid.area_or_point is not None and (grid.crs or grid.gcps):
+        # without a CRS GDAL would make one up to hold it; control points of a "Point" it would move by half a pixel
+        if grid.area_or_point is not None and grid.crs and grid.gcps is None:
             dataset.update_tags(AREA_OR_POINT=grid.area_or_point)
         for number, (band, statistics) in enumerate(zip(self._bands, self.statistics, strict=True), start=1):
             dataset.set_band_description(number, band.description)

@@ -161,6 +161,6 @@ def longitude_latitude(polygons: NDArray[np.object_], crs: Any) -> tuple[Floats,
         lon, lat = transformer.transform(points[:, 0], points[:, 1])
     except pyproj.exceptions.ProjError:  # a local or engineering CRS has no place on Earth
         return np.full(len(points), np.nan), np.full(len(points), np.nan)
-    bad = ~(np.isfinite(lon) & np.isfinite(lat))
-    lon = np.where(np.abs(lon) > 180, (lon + 180) % 360 - 180, lon)  # scenes from 0 to 360 degrees
-    return np.where(bad, np.nan, lon), np.where(bad, np.nan, lat)
+    good = np.isfinite(lon) & np.isfinite(lat)
+    lon, lat = np.where(good, lon, np.nan), np.where(good, lat, np.nan)
+    return np.where(np.abs(lon) > 180, (lon + 180) % 360 - 180, lon), lat  # scenes from 0 to 360 degrees

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import pandas as pd
 import pyarrow
 import pyogrio
+import pyproj
 
 from asd_cli.errors import OutputError
 
@@ -73,11 +75,14 @@ def write_polygons(
     frame = next(parts)
     if suffix != ".gpkg" or _ODD.intersection(str(path)):
         frame, parts = pd.concat([frame, *parts], ignore_index=True), iter(())
-    if suffix == ".geojson" and frame.crs is None:
+    if suffix == ".geojson" and not _has_longitude(frame.crs):
         _log.warning(
-            f"{name}: the scene has no CRS, but readers take GeoJSON for longitude and latitude; "
-            "these are pixel coordinates. Choose .gpkg to avoid this."
+            "%s: the scene has %s, but readers take GeoJSON for longitude and latitude; "
+            "these are plain coordinates. Choose .gpkg to avoid this.",
+            name,
+            "no CRS" if frame.crs is None else "a local CRS",
         )
+        frame = frame.set_crs(None, allow_override=True)
     count = len(frame)
     try:
         if suffix == ".parquet":
@@ -90,11 +95,19 @@ def write_polygons(
         _check_written(path, suffix, count)
     except _FAILURES as error:
         reason = " ".join(str(error).split()).replace(str(path), str(name))
-        raise OutputError(
-            f"{name}: the polygons cannot be written ({reason}); check the folder and the disk"
-        ) from error
+        on_earth = suffix == ".geojson" and isinstance(error, pyogrio.errors.FeatureError)
+        remedy = "choose .gpkg: GeoJSON holds longitudes and latitudes" if on_earth else "check the folder and the disk"
+        raise OutputError(f"{name}: the polygons cannot be written ({reason}); {remedy}") from error
 
     return count
+
+
+def _has_longitude(crs: Any) -> bool:
+    """Whether a CRS (or None) has longitude and latitude; local and engineering ones have not."""
+    try:
+        return crs is not None and pyproj.Transformer.from_crs(crs, "EPSG:4326") is not None
+    except pyproj.exceptions.ProjError:
+        return False
 
 
 def _check_written(path: Path, suffix: str, count: int) -> None:

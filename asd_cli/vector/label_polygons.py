@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -33,6 +34,8 @@ _SUBPIXEL = 65536.0  # vertices are snapped to 1/65536 px, so that every window 
 
 Box = tuple[float, float, float, float]
 """(left, bottom, right, top)."""
+_MARGIN, _STEPS = 1.0, 300  # of the surroundings that polygons are cut to: grid sizes on each side, parts of an edge
+
 _log = logging.getLogger(__name__)
 
 
@@ -87,14 +90,18 @@ class LabelPolygons:
             bounds = grid_bounds(grid)
             if source_crs is not None:
                 bounds = transform_bounds(grid.crs, source_crs.to_wkt(), *bounds)
-            if np.isfinite(bounds).all() and bounds[0] <= bounds[2]:  # else across the date line: keep all
-                chosen = np.sort(self._geometry.sindex.query(shapely.box(*bounds)))
-                subset, codes = self._geometry.iloc[chosen], self._codes[chosen]
+            if np.isfinite(bounds).all():
+                chosen = np.sort(np.unique(self._geometry.sindex.query(_boxes(bounds, 0.0))[-1]))
+                subset, codes = _cut(self._geometry.iloc[chosen], _boxes(bounds, _MARGIN)), self._codes[chosen]
             if source_crs is not None and grid.crs is not None:
                 subset = subset.to_crs(grid.crs.to_wkt())
         except (CRSError, ProjError) as error:
             raise LabelError(f"{self.path}: cannot be reprojected to the CRS of {image} ({one_line(error)})") from error
-        return PolygonReader(np.asarray(subset.array), codes, grid, self.names)
+        polygons = np.asarray(subset.array)
+        lost = int((~shapely.is_empty(polygons) & ~np.isfinite(shapely.bounds(polygons)).all(axis=1)).sum())
+        if lost:
+            _log.warning("%s: %d polygons cannot be placed on %s and were skipped", self.path, lost, image)
+        return PolygonReader(polygons, codes, grid, self.names)
 
 
 class PolygonReader:
@@ -135,9 +142,35 @@ class PolygonReader:
         """Nothing to close: the polygons are in memory."""
 
 
+def _boxes(bounds: Sequence[float], margin: float) -> NDArray[Any]:
+    """Boxes of bounds, wider by a share of their size on each side; two if the first is beyond the date line."""
+    left, bottom, right, top = bounds
+    width = right - left + (360.0 if right < left else 0.0)
+    aside, above = margin * width, margin * (top - bottom)
+    spans = [(left - aside, right + aside)]
+    if right < left:
+        spans = [(left - aside, 180.0), (-180.0, right + aside)]
+    return np.array([shapely.box(west, bottom - above, east, top + above) for west, east in spans])
+
+
+def _cut(geometry: Any, boxes: NDArray[Any]) -> Any:
+    """Polygons cut to what is near: far vertices have no place in many a projection, and long edges bend in it."""
+    near = shapely.union_all(boxes)
+    polygons = np.asarray(geometry.array, dtype=object)
+    far = ~shapely.contains_properly(near, polygons)
+    if far.any():
+        step = max(shapely.bounds(boxes)[:, 2:].max(axis=0) - shapely.bounds(boxes)[:, :2].min(axis=0)) / _STEPS
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts = shapely.intersection(polygons[far], near)
+        cut = [_polygons_only(part) or shapely.Polygon() for part in parts]
+        polygons[far] = shapely.segmentize(cut, step)
+    return geopandas.GeoSeries(polygons, crs=geometry.crs)
+
+
 def _pixel_points(points: NDArray[Any], to_pixels: Affine) -> NDArray[Any]:
     """(N, 2) coordinates -> (N, 2) columns and rows, snapped to exact binary fractions."""
-    snapped: NDArray[Any] = np.round(np.stack(apply_affine(to_pixels, points), axis=1) * _SUBPIXEL) / _SUBPIXEL
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is left out
+        snapped: NDArray[Any] = np.round(np.stack(apply_affine(to_pixels, points), axis=1) * _SUBPIXEL) / _SUBPIXEL
     return snapped
 
 
@@ -165,7 +198,9 @@ def read_frame(path: str, box: Box | None = None) -> Any:
             raise LabelError(
                 f"{file}: has {len(layers)} layers ({', '.join(layers)}); name one: {file}|layername={layers[0]}"
             )
-        frame = geopandas.read_file(file, engine="pyogrio", layer=layer or None, bbox=box)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of measures that are dropped, of values of several types
+            frame = geopandas.read_file(file, engine="pyogrio", layer=layer or None, bbox=box)
     except LabelError:
         raise
     except Exception as error:  # pyogrio, pyarrow and GDAL each raise trees of their own
@@ -220,7 +255,7 @@ def clean_polygons(frame: Any, classes: Sequence[str], path: str) -> tuple[Any, 
     present = ~(shapely.is_missing(polygons) | shapely.is_empty(polygons))
     broken = present & ~shapely.is_valid(polygons)
     if broken.any():
-        polygons[broken] = shapely.make_valid(polygons[broken])
+        polygons[broken] = shapely.make_valid(polygons[broken], method="structure", keep_collapsed=False)
         _log.warning("%s: %d invalid polygons were repaired", path, int(broken.sum()))
     polygons = np.array([_polygons_only(shape) for shape in polygons], dtype=object)
     areal = present & ~shapely.is_missing(polygons)
@@ -238,7 +273,7 @@ def _polygons_only(shape: Any) -> Any:
     """The polygons within a geometry as one geometry; None when it has none."""
     if shape is None or shape.geom_type in ("Polygon", "MultiPolygon"):
         return shape
-    parts = [part for part in getattr(shape, "geoms", ()) if part.geom_type in ("Polygon", "MultiPolygon")]
+    parts = [part for each in getattr(shape, "geoms", ()) if (part := _polygons_only(each)) is not None]
     return shapely.union_all(parts) if parts else None
 
 

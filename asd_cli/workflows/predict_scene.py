@@ -291,7 +291,7 @@ def _tags(model: Model, scale: ScoreScale, job: Job, options: PredictOptions) ->
     command = options.command
     if len(command) > _LONGEST_COMMAND:
         command = command[:_LONGEST_COMMAND] + " ..."
-    return {
+    tags = {
         "TIFFTAG_SOFTWARE": f"asd {__version__}",
         "ASD_VERSION": __version__,
         "ASD_TORCH_VERSION": torch.__version__,
@@ -307,3 +307,5 @@ def _tags(model: Model, scale: ScoreScale, job: Job, options: PredictOptions) ->
         **mask_tags(options, job.scene),
         **({} if options.min_score is None else {"ASD_MIN_SCORE": f"{options.min_score:g}"}),
     }
+    # names need not be UTF-8, tags must
+    return {key: text.encode(errors="backslashreplace").decode() for key, text in tags.items()}

@@ -24,6 +24,7 @@ from asd_cli.methods.asd.signs import FoldedSigns
 from asd_cli.methods.base import EvidenceDetector, TrainingBatch
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.scaled import ScaledDetector, pyramid_config
+from asd_cli.nn.devices import identity
 from asd_cli.nn.engines import Engine
 from asd_cli.nn.masked import masked_mean
 from asd_cli.nn.pyramid import checked_pyramid
@@ -51,7 +52,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         self.evidence = Evidence(self.signs)
         self.halo, self.align = self.encoder.halo, self.encoder.align
         self.register_buffer("mean", torch.zeros(bands))
-        self.register_buffer("whitening", torch.tensor(np.eye(bands), dtype=torch.float32))
+        self.register_buffer("whitening", identity(bands))
         self.mean: Tensor
         self.whitening: Tensor
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from asd_cli.methods.base import DescriptorDetector, Detector
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.scaled import ScaledDetector, pyramid_config
 from asd_cli.methods.settings import NoSettings, read_settings
-from asd_cli.nn.devices import placed
+from asd_cli.nn.devices import identity, placed
 from asd_cli.nn.engines import Engine, OnnxEngine, torch_engine
 from asd_cli.nn.fused import available
 from asd_cli.nn.pyramid import checked_pyramid
@@ -48,8 +47,7 @@ class AsdMethod(ScaledDetector, DescriptorDetector):
             "center": torch.zeros(length),
             "radius": torch.tensor(3.0),
             "mean": torch.zeros(length),
-            # torch.eye on the meta device would load torch's compiler: 75 MiB
-            "whitening": torch.tensor(np.eye(length), dtype=torch.float32),
+            "whitening": identity(length),
         }.items():
             self.register_buffer(name, value)
         self.center: Tensor

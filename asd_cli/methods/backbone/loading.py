@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from asd_cli.errors import InputError
 STRIDES = (4, 8, 16)
 """Of the stages whose features are used."""
 _STAGES = (1, 2, 3)
+_PLAIN = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 _INSTALL = "install it with: pip install 'asd-cli[backbones]'"
 
 
@@ -97,6 +99,9 @@ def _features_of(name: str, bands: int, *, pretrained: bool) -> nn.Module:
 
 
 def _created(name: str, bands: int) -> nn.Module:
+    # a name may come from a model file, and one such as hf-hub:... would have timm fetch what it says
+    if not (isinstance(name, str) and _PLAIN.fullmatch(name)):
+        raise InputError(f"--option backbone={name}: is no plain name of a network of timm; an example: resnet18")
     import_timm()  # its own errors must not be taken for those of the name
     try:
         network = _features_of(name, bands, pretrained=False)

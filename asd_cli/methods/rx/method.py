@@ -19,7 +19,7 @@ from asd_cli.methods.fitted import fitted_recipe
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.rx.local import Ring
 from asd_cli.methods.settings import read_settings
-from asd_cli.nn.devices import placed
+from asd_cli.nn.devices import identity, placed
 from asd_cli.nn.engines import Engine, SingleEngine, torch_engine
 from asd_cli.options import TrainOptions
 
@@ -70,7 +70,7 @@ class RxMethod(DescriptorDetector):
             "low": torch.zeros(bands),
             "high": torch.ones(bands),
             "mean": torch.zeros(bands, dtype=torch.float64),
-            "whitening": torch.tensor(np.eye(bands)),
+            "whitening": identity(bands, torch.float64),
         }.items():
             self.register_buffer(name, value)
         self.low: Tensor
