@@ -26,7 +26,8 @@ from asd_cli.errors import AsdError
 
 
 class AsdGroup(click.Group):
-    """Turns what went wrong into one line and an exit code: 1 failed, 2 usage (Click's own), 130 interrupted."""
+    """Turns what went wrong into one line and an exit code: 1 failed, 2 usage (Click's own), 3 some scenes of a batch
+    failed, 130 interrupted."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; only `AsdError` is the user's, anything else keeps its traceback."""
@@ -40,7 +41,7 @@ class AsdGroup(click.Group):
                 if debug:
                     raise
                 click.echo(f"Error: {error}", err=True)
-                ctx.exit(1)
+                ctx.exit(error.exit_code)
             except (KeyboardInterrupt, click.Abort):
                 click.echo("Interrupted.", err=True)
                 ctx.exit(130)
@@ -50,7 +51,7 @@ class _ToTerminal(logging.Handler):
     """Lines on standard error, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        prefix = "Warning: " if record.levelno >= logging.WARNING else ""
+        prefix = {logging.WARNING: "Warning: ", logging.ERROR: "Error: "}.get(record.levelno, "")
         tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
         with tqdm.external_write_mode(file=sys.stderr) if tqdm else nullcontext():
             click.echo(f"{prefix}{record.getMessage()}", err=True)
@@ -100,6 +101,14 @@ def _terminated_as_interrupted() -> Iterator[None]:
 Two commands make a map:
   asd train --normal forest tiles/
   asd predict scene.tif -o anomaly.tif
+
+\b
+Exit codes:
+  0    all done
+  1    failed; the last line on standard error says why
+  2    wrong usage
+  3    some scenes failed, the others are done (predict --on-error skip)
+  130  interrupted (Ctrl-C, SIGTERM)
 """,
 )
 @click.version_option(__version__, prog_name="asd")

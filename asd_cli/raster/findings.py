@@ -131,6 +131,20 @@ class Findings:
             )
 
 
+class FindingsOfAll:
+    """`Findings` of each scene of a batch, GDAL's warnings told; threads may use it at once."""
+
+    def __init__(self, *, mask: bool = False) -> None:
+        self._mask = mask
+        self._lock = threading.Lock()
+        self._by_path: dict[str, Findings] = {}
+
+    def of(self, path: str) -> Findings:
+        """Those of a scene, the same at every call."""
+        with self._lock:
+            return self._by_path.setdefault(path, Findings(path, mask=self._mask, tell=True))
+
+
 def place_of(window: Window) -> str:
     """`cols 0-255, rows 512-767`."""
     return f"cols {window.col}-{window.col_stop - 1}, rows {window.row}-{window.row_stop - 1}"

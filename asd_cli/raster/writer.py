@@ -154,6 +154,10 @@ class MapWriter:
         with self._guard():
             self._dataset.write(values, window=to_rasterio(window))
 
+    def add_tags(self, tags: Mapping[str, str]) -> None:
+        """Tags that show only while the map is made."""
+        self._tags.update(tags)
+
     def finish(self) -> None:
         """Make a COG of what was written and check it by reading it back; blocks never written are NaN.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from asd_cli import __version__
 from asd_cli.errors import RasterError
 from asd_cli.nn.devices import cpu_count
 from asd_cli.options import PredictOptions
+from asd_cli.raster.findings import Findings, FindingsOfAll
 from asd_cli.raster.gdal import gdal_session
 from asd_cli.raster.grid import Grid
 from asd_cli.raster.scene import Scene
@@ -43,7 +44,8 @@ _LONGEST_COMMAND = 2000  # characters; a shell may have put in thousands of scen
 @dataclass(frozen=True)
 class PredictReport:
     """What became of one scene; `anomalous_share` is of its valid pixels, `threshold` in units of the score, `stages`
-    seconds that each stage was at work (of several threads their sum, waits for a processor included)."""
+    seconds that each stage was at work (of several threads their sum, waits for a processor included), `bad_blocks`
+    places of the first 1000 blocks that could not be read and were masked."""
 
     scene: str
     raster: Path
@@ -57,6 +59,8 @@ class PredictReport:
     threshold: float
     seconds: float
     stages: Mapping[str, float]
+    bad_block_count: int = 0
+    bad_blocks: Sequence[Mapping[str, Any]] = ()
 
     @property
     def anomalous_share(self) -> float:
@@ -87,7 +91,9 @@ class PredictReport:
         return {**asdict(self), "anomalous_share": self.anomalous_share}
 
 
-def open_scene(path: str, model: Model, bands: tuple[int, ...] | None, nodata: float | None) -> Scene:
+def open_scene(
+    path: str, model: Model, bands: tuple[int, ...] | None, nodata: float | None, findings: Findings | None = None
+) -> Scene:
     """A scene with the bands that the model needs.
 
     Without `bands` they are those of the training tiles if the scene has as many bands as these had, else all of the
@@ -96,11 +102,11 @@ def open_scene(path: str, model: Model, bands: tuple[int, ...] | None, nodata: f
     Raises:
         RasterError: the scene cannot be read or its bands do not fit the model.
     """
-    scene = Scene.open(path, bands=bands, nodata=nodata)
+    scene = Scene.open(path, bands=bands, nodata=nodata, findings=findings)
     wanted, found = model.detector.bands, scene.band_count
     if bands is None and (chosen := model.bands_of(scene)):
         scene.close()
-        return Scene.open(path, bands=chosen, nodata=nodata)
+        return Scene.open(path, bands=chosen, nodata=nodata, findings=findings)
     if found == wanted:
         return scene
     scene.close()
@@ -151,10 +157,11 @@ class Shared:
     options: PredictOptions
     clock: StageClock
     advance: Callable[[int], None]
+    findings: FindingsOfAll
 
     def open(self, path: str) -> Scene:
         """The scene with the bands that the model needs."""
-        return open_scene(path, self.model, self.options.bands, self.options.nodata)
+        return open_scene(path, self.model, self.options.bands, self.options.nodata, self.findings.of(path))
 
     def memory(self, scene: Scene) -> MemoryPlan:
         """How large the windows may be, and how many threads read."""
@@ -218,6 +225,9 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
         if stream is not None:
             stack.callback(stream.close)
         sink = _map_into(writer, stream, job, scene.grid, memory, shared)
+        found = shared.findings.of(job.scene)
+        found.tell_bad_blocks()
+        writer.add_tags(found.tags())
         with shared.clock.busy("finish raster"):
             writer.finish()
         count = None
@@ -238,6 +248,8 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
         threshold=float(scale.threshold),
         seconds=time.monotonic() - start,
         stages=shared.clock.seconds(),
+        bad_block_count=len(found.bad_blocks()),
+        bad_blocks=found.as_json(),
     )
 
 

@@ -35,7 +35,7 @@ CLASSES = {
 }
 NOT_OPTIONS = {"predict": {"command"}, "evaluate": {"exact_limit"}}  # set by the command line, or by programs only
 MUST_BE_GIVEN = {"fit-gaussian": {"output"}, "predict": {"output"}}
-ONLY_CLI = {"show_profile", "as_json", "debug", "version", "help"}
+ONLY_CLI = {"dry_run", "show_profile", "as_json", "debug", "version", "help"}
 
 
 def options_of(command: click.Command) -> list[click.Option]:
