@@ -15,7 +15,7 @@ from asd_cli.raster.gdal import gdal_reason
 from asd_cli.raster.windows import Window
 
 _TRIES = 3  # a read may fail once and then go well, over a network for one
-_PROBE_PIXELS = 4_000_000  # a block may be as large as the scene
+_PROBE_PIXELS = 4_000_000
 Pixels = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
 
@@ -99,7 +99,8 @@ def _examine(file: BlockFile, box: Window, findings: Findings, *, partial: bool 
             inside = overlap(block, box)
             if inside is None or (partial and inside == block) or findings.is_known(block):
                 continue
-            found = _bad_bands(file, inside if file.atomic else block, bands)
+            area = inside if file.atomic else block
+            found = _bad_bands(file, without(area, findings.bad_in(area)), bands)
             if found is None:
                 if not file.atomic:
                     findings.add_good(block)
@@ -110,25 +111,27 @@ def _examine(file: BlockFile, box: Window, findings: Findings, *, partial: bool 
             findings.add_bad(bad)
 
 
-def _bad_bands(file: BlockFile, area: Window, bands: tuple[int, ...]) -> tuple[tuple[int, ...], str] | None:
+def _bad_bands(file: BlockFile, parts: list[Window], bands: tuple[int, ...]) -> tuple[tuple[int, ...], str] | None:
     """Which bands cannot be read, and why; None if all can."""
-    reason = _failure(file, area, bands)
+    reason = _failure(file, parts, bands)
     if reason is None:
         return None
-    reasons = {band: why for band in bands if (why := _failure(file, area, (band,))) is not None}
+    reasons = {band: why for band in bands if (why := _failure(file, parts, (band,))) is not None}
     if not reasons:  # it went well the second time
-        return None if _failure(file, area, bands) is None else (bands, reason)
+        return None if _failure(file, parts, bands) is None else (bands, reason)
     return tuple(reasons), next(iter(reasons.values()))
 
 
-def _failure(file: BlockFile, area: Window, bands: tuple[int, ...]) -> str | None:
-    rows = max(1, _PROBE_PIXELS // (area.width * len(bands)))
-    for row in range(area.row, area.row_stop, rows):
-        try:
-            file.probe(Window(row, area.col, min(rows, area.row_stop - row), area.width), bands)
-        except RasterioError as error:
-            file.reopen()
-            return gdal_reason(error)
+def _failure(file: BlockFile, parts: list[Window], bands: tuple[int, ...]) -> str | None:
+    """Why some part cannot be read; read in slices, as a block may be as large as the scene."""
+    for part in parts:
+        rows = max(1, _PROBE_PIXELS // (part.width * len(bands)))
+        for row in range(part.row, part.row_stop, rows):
+            try:
+                file.probe(Window(row, part.col, min(rows, part.row_stop - row), part.width), bands)
+            except RasterioError as error:
+                file.reopen()
+                return gdal_reason(error)
     return None
 
 
