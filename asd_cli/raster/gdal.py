@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import logging
 import os
 import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ def gdal_session(cache: int = GDAL_CACHE_BYTES, *, hear: Callable[[str], None] |
     dropped (failures still raise) but for warnings, which `hear` is told."""
     for name in ("rasterio._env", "rasterio._err"):
         logging.getLogger(name).addFilter(_not_in_session)  # added once only
+    _silence_libtiff()
     before = getattr(_this_thread, "hear", None)
     _this_thread.hear = hear or before
     _this_thread.sessions = getattr(_this_thread, "sessions", 0) + 1
@@ -45,6 +48,18 @@ def gdal_session(cache: int = GDAL_CACHE_BYTES, *, hear: Callable[[str], None] |
 
 
 _this_thread = threading.local()
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """Keep libtiff, as rasterio's wheels bring it, from writing to standard error what GDAL raises anyway, such as a
+    full disk."""
+    package = Path(rasterio.__file__).parent
+    for path in (*package.parent.glob("rasterio.libs/libtiff*"), *package.glob(".dylibs/libtiff*")):
+        with suppress(OSError, AttributeError):
+            handler = ctypes.CDLL(str(path)).TIFFSetErrorHandler
+            handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            handler(None)
 
 
 def _not_in_session(record: logging.LogRecord) -> bool:
