@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import PurePath
 from typing import Any
 
 from asd_cli.raster.windows import Window
@@ -66,6 +67,7 @@ class Findings:
         self._good: set[Window] = set()
 
     def _warn(self, text: str) -> None:
+        text = text.removeprefix(f"{PurePath(self.path).name}: ")
         with self._lock:
             if text in self._told or len(self._told) > _MOST_WARNINGS:
                 return

@@ -67,7 +67,7 @@ def _not_in_session(record: logging.LogRecord) -> bool:
     if not getattr(_this_thread, "sessions", 0):
         return True
     if record.levelno == logging.WARNING and _this_thread.hear is not None:
-        text = re.sub(r"^CPLE_\w+( in [^:]*)?:\s*", "", record.getMessage())
+        text = re.sub(r"^CPLE_\w+(:| in )\s*", "", record.getMessage())
         _this_thread.hear(" ".join(text.split()).rstrip("."))
     return False
 
