@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import PurePath
 from typing import Any
 
+from asd_cli.errors import RasterError
 from asd_cli.raster.windows import Window
 
 _log = logging.getLogger(__name__)
@@ -120,17 +121,21 @@ class Findings:
             return {}
         return {"ASD_BAD_BLOCKS": f"{len(blocks)}: {_listing(blocks, _IN_TAGS)}"}
 
-    def tell_bad_blocks(self) -> None:
-        """Warn of the blocks that were masked, once all is read."""
-        if blocks := self.bad_blocks():
-            _log.warning(
-                "%s: %d block%s cannot be read and count%s as nodata: %s",
-                self.path,
-                len(blocks),
-                "s" * (len(blocks) > 1),
-                "s" * (len(blocks) == 1),
-                _listing(blocks, _SHOWN),
+    def conclude(self, valid_pixels: int) -> None:
+        """Warn of the blocks that were masked, once all is read.
+
+        Raises:
+            RasterError: they have left no valid pixel.
+        """
+        blocks = self.bad_blocks()
+        if not blocks:
+            return
+        are = "block cannot be read and counts" if len(blocks) == 1 else "blocks cannot be read and count"
+        if not valid_pixels:
+            raise RasterError(
+                f"{self.path}: {len(blocks)} {are} as nodata, which leaves no pixel ({blocks[0].reason}); get it again"
             )
+        _log.warning("%s: %d %s as nodata: %s", self.path, len(blocks), are, _listing(blocks, _SHOWN))
 
 
 class FindingsOfAll:

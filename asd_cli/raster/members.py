@@ -64,13 +64,19 @@ def _members(dataset: Any, path: str) -> list[Member]:
     for band in root.iter("VRTRasterBand"):
         for source in band:
             name = source.find("SourceFilename")
-            if name is None or not name.text:
+            if name is None or not source.tag.endswith("Source") or _is_gdals_own(name, source):
                 continue
             window = overlap(_place(source.find("DstRect"), whole), whole)
             if window is not None:
                 number = int(band.get("band") or 0)
                 bands.setdefault((_resolved(name, path), window), []).append(number)
     return [Member(name, window, tuple(sorted(set(of) - {0}))) for (name, window), of in bands.items()]
+
+
+def _is_gdals_own(name: ElementTree.Element, source: ElementTree.Element) -> bool:
+    """Whether only GDAL knows how to open it: with options, or a part of a file named relative to the VRT."""
+    relative = name.get("relativeToVRT") == "1"
+    return source.find("OpenOptions") is not None or (relative and ":" in (name.text or ""))
 
 
 def _resolved(name: ElementTree.Element, path: str) -> str:

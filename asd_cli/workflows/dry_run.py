@@ -74,8 +74,8 @@ class DryRun:
         lines.append(
             f"in all: {totals['planned']} of {totals['scenes']} scenes, {totals['pixels'] / 1e6:.4g} Mpx, "
             f"memory {totals['memory_bytes'] / MIB:.0f} MiB beside the program's own, "
-            f"up to {_size(totals['raster_bytes'])} of rasters and {_size(totals['working_bytes'])} while the largest "
-            f"is written, about {_duration(totals['seconds'])}"
+            f"up to {_size(totals['raster_bytes'])} of rasters and {_size(totals['working_bytes'])} more while the "
+            f"largest is written, about {_duration(totals['seconds'])}"
         )
         return "\n".join([*lines, self.estimated])
 

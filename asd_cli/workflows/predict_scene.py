@@ -226,7 +226,7 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
             stack.callback(stream.close)
         sink = _map_into(writer, stream, job, scene.grid, memory, shared)
         found = shared.findings.of(job.scene)
-        found.tell_bad_blocks()
+        found.conclude(sink.valid)
         writer.add_tags(found.tags())
         with shared.clock.busy("finish raster"):
             writer.finish()

@@ -219,6 +219,21 @@ def test_a_missing_member_of_a_vrt(
             assert not valid[:, 300:].any()
 
 
+def test_what_is_no_member_or_only_gdal_can_open(mosaic: Callable[..., Path], tmp_path: Path) -> None:
+    path = mosaic()
+    text = path.read_text()
+    overview = '<Overview><SourceFilename relativeToVRT="1">gone.ovr</SourceFilename></Overview></VRTRasterBand>'
+    path.write_text(text.replace("</VRTRasterBand>", overview))
+    with Scene.open(path) as scene:
+        assert scene.read(whole(scene)).valid.all()
+    (tmp_path / "right.tif").unlink()
+    path.write_text(text.replace("<SourceBand>", '<OpenOptions><OOI key="X">1</OOI></OpenOptions><SourceBand>'))
+    with Scene.open(path) as scene:  # it shows at the first read
+        pass
+    path.write_text(text.replace("right.tif", "GTIFF_DIR:1:right.tif"))
+    assert "cannot be read at cols 256-383, rows 0-127" in refusal(path)
+
+
 def test_a_member_that_is_no_raster(mosaic: Callable[..., Path], tmp_path: Path) -> None:
     path = mosaic(0)
     (tmp_path / "right.tif").write_bytes(b"")

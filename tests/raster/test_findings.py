@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asd_cli.errors import RasterError
 from asd_cli.raster.findings import BadBlock, Findings, FindingsOfAll
 from asd_cli.raster.gdal import gdal_session
 from asd_cli.raster.scene import Scene
@@ -67,13 +68,17 @@ def test_no_more_than_some(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_bad_blocks_are_told_by_count(caplog: pytest.LogCaptureFixture) -> None:
     findings = Findings("s.tif", mask=True)
-    findings.tell_bad_blocks()
+    findings.conclude(7)
     assert caplog.messages == []
     for col in (30, 10, 20, 0):
         findings.add_bad(BadBlock(0, col, 10, 10, (1,)))
-    findings.tell_bad_blocks()
+    findings.conclude(7)
     places = "; ".join(f"cols {col}-{col + 9}, rows 0-9 of band 1" for col in (0, 10, 20))
     assert caplog.messages == [f"s.tif: 4 blocks cannot be read and count as nodata: {places}; and 1 more"]
+    with pytest.raises(
+        RasterError, match=r"^s.tif: 4 blocks cannot be read and count as nodata, which leaves no pixel"
+    ):
+        findings.conclude(0)
     for row in range(1, 2000):
         findings.add_bad(BadBlock(10 * row, 0, 10, 10, (1, 2, 3)))
     assert len(findings.tags()["ASD_BAD_BLOCKS"]) < 500
