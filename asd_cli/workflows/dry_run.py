@@ -168,6 +168,7 @@ def _measured(scene: Scene, mapper: BlockMapper) -> Sample | None:
     """Read and score some pixels, from the middle on; None if all pixels looked at are nodata."""
     height, width = scene.grid.shape
     windows = list(write_windows(height, width, _SAMPLE))
+    windows = [window for window in windows if window.shape == windows[0].shape]  # not those at the edges
     for window in windows[len(windows) // 2 :: max(len(windows) // (2 * _PLACES), 1)]:
         chip = read_with_halo(scene, window.round_up(mapper.block), mapper.halo)
         if not chip.valid.any():
