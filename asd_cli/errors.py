@@ -7,7 +7,9 @@
     │   ├── RasterError      a raster: missing, damaged, complex, colour-mapped, wrong bands
     │   ├── LabelError       labels: sizes that differ, unknown class names, no field
     │   └── ModelFileError   a model file: damaged, of another version, not ours
-    ├── OutputError          a target exists already, its folder is missing, the disk is full
+    ├── OutputError          a result cannot be written: the disk is full
+    │   └── TargetError      a target exists already, its folder is missing, its name is too long
+    ├── BatchError           some scenes of a batch failed, the others did not
     └── TrainingError        nothing to train on, or training cannot go on
 """
 
@@ -21,6 +23,8 @@ def printable(text: str) -> str:
 
 class AsdError(Exception):
     """Base of every error that `asd` raises on purpose; its text is one line for the user."""
+
+    exit_code = 1
 
     def __init__(self, text: str) -> None:
         super().__init__(printable(text))
@@ -44,6 +48,18 @@ class ModelFileError(InputError):
 
 class OutputError(AsdError):
     """A result cannot be written."""
+
+
+class TargetError(OutputError):
+    """A target cannot be used, which shows before any work; other targets may be."""
+
+
+class BatchError(AsdError):
+    """Scenes of a batch failed: exit code 3, or 1 where no scene went well."""
+
+    def __init__(self, text: str, *, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
 
 
 class TrainingError(AsdError):

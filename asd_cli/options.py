@@ -9,6 +9,8 @@ from typing import Any, Literal
 RECIPES = ("standard", "quick", "paper")
 LOSSES = ("compact", "diverse", "feature-rich")
 LOSS_FORMS = ("published", "paper")
+ON_ERROR = ("fail", "skip")
+ON_BAD_BLOCK = ("fail", "mask")
 SCORES = ("unit", "distance", "far")
 POLYGON_SUFFIXES = (".gpkg", ".geojson", ".fgb", ".parquet")
 DEFAULT_MODEL = "asd_model.safetensors"
@@ -106,6 +108,10 @@ class PredictOptions:
     device: str = "auto"
     resume: bool = False
     shard: tuple[int, int] | None = None
+    on_error: Literal["fail", "skip"] = "fail"
+    on_bad_block: Literal["fail", "mask"] = "fail"
+    skip_existing: bool = False
+    report: Path | None = None
     overwrite: bool = False
     command: str = "asd predict"
 

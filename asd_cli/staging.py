@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from asd_cli.errors import InputError, OutputError
+from asd_cli.errors import InputError, OutputError, TargetError
 
 _NAME_START = 40  # characters of the target's name in the temporary one, which must not grow too long by its additions
 _SIDE_FILES = (".aux.xml", ".ovr", ".msk", "-wal", "-shm", "-journal")
@@ -20,7 +20,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """Refuse a target that cannot be written, before any work.
 
     Raises:
-        OutputError: the folder is missing or read-only, the target is a folder, or it exists and `overwrite` is false.
+        TargetError: the folder is missing or read-only, the target is a folder, or it exists and `overwrite` is false.
     """
     folder = target.parent
     try:
@@ -29,15 +29,15 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{target}: the name is not UTF-8; choose another") from error
     try:
         if not folder.is_dir():
-            raise OutputError(f"{target}: the folder {folder} does not exist; create it first (mkdir -p)")
+            raise TargetError(f"{target}: the folder {folder} does not exist; create it first (mkdir -p)")
         if target.is_dir():
-            raise OutputError(f"{target}: is a folder; name a file")
+            raise TargetError(f"{target}: is a folder; name a file")
         if target.exists() and not overwrite:
-            raise OutputError(f"{target}: exists already; choose another name or add --overwrite")
+            raise TargetError(f"{target}: exists already; choose another name or add --overwrite")
     except OSError as error:  # a name that is too long, a folder that cannot be searched
-        raise _unwritable(target, error) from error
+        raise TargetError(str(_unwritable(target, error))) from error
     if not os.access(folder, os.W_OK):
-        raise OutputError(f"{target}: the folder {folder} cannot be written to")
+        raise TargetError(f"{target}: the folder {folder} cannot be written to")
 
 
 def check_not_read(targets: Iterable[Path], files: Iterable[str | Path]) -> None:

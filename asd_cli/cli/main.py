@@ -29,7 +29,8 @@ from asd_cli.errors import AsdError
 
 
 class AsdGroup(click.Group):
-    """Turns what went wrong into one line and an exit code: 1 failed, 2 usage (Click's own), 130 interrupted."""
+    """Turns what went wrong into one line and an exit code: 1 failed, 2 usage (Click's own), 3 some scenes of a batch
+    failed, 130 interrupted."""
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Every command has ``-v`` and ``-q``, too."""
@@ -60,7 +61,7 @@ class AsdGroup(click.Group):
                 if debug:
                     raise
                 click.echo(f"Error: {error}", err=True)
-                ctx.exit(1)
+                ctx.exit(error.exit_code)
             except (KeyboardInterrupt, click.Abort):
                 click.echo("Interrupted.", err=True)
                 ctx.exit(130)
@@ -91,6 +92,14 @@ def _terminated_as_interrupted() -> Iterator[None]:
 Two commands make a map:
   asd train --normal forest tiles/
   asd predict scene.tif -o anomaly.tif
+
+\b
+Exit codes:
+  0    all done
+  1    failed; the last line on standard error says why
+  2    wrong usage
+  3    some scenes failed, the others are done (predict --on-error skip)
+  130  interrupted (Ctrl-C, SIGTERM)
 """,
 )
 @click.version_option(__version__, prog_name="asd")

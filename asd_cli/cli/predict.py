@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from asd_cli.cli.shared import (
+    FILE,
     NAME,
     FloatRange,
     Shard,
@@ -26,7 +27,7 @@ from asd_cli.cli.shared import (
     raster_options,
     say,
 )
-from asd_cli.options import SCORES, PredictOptions
+from asd_cli.options import ON_BAD_BLOCK, ON_ERROR, SCORES, PredictOptions
 
 
 @click.command(
@@ -37,6 +38,7 @@ Examples:
   asd predict 'scenes/*.tif' -o maps/ -m forest.safetensors --false-alarm-rate 0.0001 --min-area 50
   asd predict @list.txt -o maps/ --score distance --no-polygons
   asd predict scene.tif -o anomaly.tif --shard 3/8
+  asd predict @list.txt -o maps/ --on-error skip --skip-existing --report batch.json
 """,
 )
 @click.argument("scenes", type=NAME, nargs=-1, required=True)
@@ -130,17 +132,62 @@ Examples:
     default=default(PredictOptions, "shard"),
     help="Only make the parts of shard K of N, on a machine of its own, say; asd merge OUTPUT makes the files of all.",
 )
+@click.option(
+    "--on-error",
+    type=click.Choice(ON_ERROR),
+    default=default(PredictOptions, "on_error"),
+    help="fail: all scenes and targets are checked before any work, and the first error ends the run. "
+    "skip: scenes that fail are told and left out, and the exit code is 3 (1 if none is done); "
+    "what cannot be written (a full disk) still ends the run.",
+)
+@click.option(
+    "--on-bad-block",
+    type=click.Choice(ON_BAD_BLOCK),
+    default=default(PredictOptions, "on_bad_block"),
+    help="fail: a damaged block of a scene is an error. mask: it counts as nodata, and the report and the map's "
+    "tag ASD_BAD_BLOCKS list it.",
+)
+@click.option("--skip-existing", is_flag=True, help="Leave out scenes whose files exist already.")
+@click.option(
+    "--report",
+    type=FILE,
+    default=None,
+    help="Write a JSON file on what became of each scene, when the run fails or is interrupted, too. "
+    "The report of an earlier run is replaced.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Check all and print the plan: windows, memory, time, files; write nothing."
+)
 @click.option("--profile", "show_profile", is_flag=True, help="Say where the time went, stage by stage.")
 @overwrite_option
 @json_option
-def predict(as_json: bool, show_profile: bool, model: Path | None, connectivity: str, **given: Any) -> None:
+def predict(
+    as_json: bool, show_profile: bool, dry_run: bool, model: Path | None, connectivity: str, **given: Any
+) -> None:
     """Score every pixel of SCENES (files, globs, /vsi paths or @list.txt) and draw polygons around anomalies."""
-    from asd_cli.workflows.predict import PredictReport
-    from asd_cli.workflows.predict import predict as run
-
     options = PredictOptions(
         model=find_model(model), connectivity=4 if connectivity == "4" else 8, command=_command(sys.argv), **given
     )
+    if dry_run:
+        _dry_run(options, as_json=as_json)
+    else:
+        _map(options, as_json=as_json, show_profile=show_profile)
+
+
+def _dry_run(options: PredictOptions, *, as_json: bool) -> None:
+    from asd_cli.workflows.dry_run import dry_run
+
+    plan = dry_run(options)
+    if as_json:
+        echo_json(plan.as_json())
+    else:
+        click.echo(plan.text())
+    plan.conclude()
+
+
+def _map(options: PredictOptions, *, as_json: bool, show_profile: bool) -> None:
+    from asd_cli.workflows.predict import PredictReport, predict
+
     reports: list[PredictReport] = []
     with progress_bar("predict", "px", scale=True) as bar:
 
@@ -154,7 +201,7 @@ def predict(as_json: bool, show_profile: bool, model: Path | None, connectivity:
             reports.append(report)
 
         try:
-            run(options, progress=lambda *state: advance(bar, *state), finished=show)
+            predict(options, progress=lambda *state: advance(bar, *state), finished=show)
         finally:  # what was written before an error, too
             if as_json:
                 echo_json([report.as_json() for report in reports])

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import logging
 import os
+import re
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import rasterio
 import rasterio.windows
+from rasterio._env import del_gdal_config  # it has no public name
 from rasterio.env import get_gdal_config, set_gdal_config
 from rasterio.errors import NotGeoreferencedWarning
 
@@ -22,25 +26,51 @@ _OURS = logging.getLogger("asd_cli")
 GDAL_CACHE_BYTES = 128 * 1024 * 1024
 
 
+_HTTP = {"GDAL_HTTP_MAX_RETRY": "5", "GDAL_HTTP_RETRY_DELAY": "0.5"}
+"""What `/vsicurl/` and the like do after 429 and 5xx where the user's environment says nothing; delays double."""
+
+
 @contextmanager
-def gdal_session(cache: int = GDAL_CACHE_BYTES) -> Iterator[None]:
+def gdal_session(cache: int = GDAL_CACHE_BYTES, *, hear: Callable[[str], None] | None = None) -> Iterator[None]:
     """Work with GDAL: block cache of `cache` bytes (as the outermost session says), this thread's GDAL log lines
-    dropped (failures still raise) but for those who debug."""
-    logging.getLogger("rasterio._env").addFilter(_not_in_session)  # added once only
+    dropped (failures still raise) but for warnings, which `hear` is told."""
+    for name in ("rasterio._env", "rasterio._err"):
+        logging.getLogger(name).addFilter(_not_in_session)  # added once only
+    _silence_libtiff()
+    before = getattr(_this_thread, "hear", None)
+    _this_thread.hear = hear or before
     _this_thread.sessions = getattr(_this_thread, "sessions", 0) + 1
     try:
         with rasterio.Env(), _CACHE.of(cache):
             yield
     finally:
         _this_thread.sessions -= 1
+        _this_thread.hear = before
 
 
 _this_thread = threading.local()
 
 
+@functools.cache
+def _silence_libtiff() -> None:
+    """Keep libtiff, as rasterio's wheels bring it, from writing to standard error what GDAL raises anyway, such as a
+    full disk."""
+    package = Path(rasterio.__file__).parent
+    for path in (*package.parent.glob("rasterio.libs/libtiff*"), *package.glob(".dylibs/libtiff*")):
+        with suppress(OSError, AttributeError):
+            handler = ctypes.CDLL(str(path)).TIFFSetErrorHandler
+            handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            handler(None)
+
+
 def _not_in_session(record: logging.LogRecord) -> bool:
-    """Log filter; it runs in the thread that logs. Who asked for our debug lines hears GDAL, too."""
-    return not getattr(_this_thread, "sessions", 0) or _OURS.level == logging.DEBUG
+    """Log filter; it runs in the thread that logs."""
+    if not getattr(_this_thread, "sessions", 0):
+        return True
+    if record.levelno == logging.WARNING and _this_thread.hear is not None:
+        text = re.sub(r"^CPLE_\w+(:| in )\s*", "", record.getMessage())
+        _this_thread.hear(" ".join(text.split()).rstrip("."))
+    return False
 
 
 class _SharedCache:
@@ -53,6 +83,7 @@ class _SharedCache:
         self._lock = threading.Lock()
         self._sessions = 0
         self._before: Any = None
+        self._added: list[str] = []
 
     @contextmanager
     def of(self, size: int) -> Iterator[None]:
@@ -62,6 +93,9 @@ class _SharedCache:
                 self._before = get_gdal_config("GDAL_CACHEMAX")
                 set_gdal_config("GDAL_CACHEMAX", size)
                 set_gdal_config("CPL_LOG", os.devnull)  # where GDAL's own threads would else write to standard error
+                self._added = [name for name in _HTTP if get_gdal_config(name) is None]  # the environment counts
+                for name in self._added:
+                    set_gdal_config(name, _HTTP[name])
             self._sessions += 1
         try:
             yield
@@ -70,6 +104,8 @@ class _SharedCache:
                 self._sessions -= 1
                 if self._sessions == 0:
                     set_gdal_config("GDAL_CACHEMAX", self._before)
+                    for name in self._added:
+                        del_gdal_config(name)
 
 
 _CACHE = _SharedCache()

@@ -16,8 +16,11 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 
 from asd_cli.errors import RasterError
-from asd_cli.raster.gdal import gdal_reason, gdal_session, open_raster, to_rasterio
+from asd_cli.raster.bad_blocks import read_around, unreadable
+from asd_cli.raster.findings import BadBlock, Findings
+from asd_cli.raster.gdal import gdal_session, open_raster, to_rasterio
 from asd_cli.raster.grid import Grid
+from asd_cli.raster.members import lost_members
 from asd_cli.raster.virtual import VirtualRaster
 from asd_cli.raster.windows import Window, reflected_indices
 
@@ -44,9 +47,11 @@ class Scene:
     number is data, no mask. Values are as stored: scale and offset tags are not applied.
     """
 
-    def __init__(self, dataset: Any, path: str, bands: tuple[int, ...], nodata: float | None) -> None:
+    def __init__(
+        self, dataset: Any, path: str, bands: tuple[int, ...], nodata: float | None, opened: str, findings: Findings
+    ) -> None:
         """Use `Scene.open`."""
-        self._dataset = dataset
+        self._dataset, self._opened, self._findings = dataset, opened, findings
         self.path = path
         self.files = tuple(dataset.files)  # sources of a VRT and side files included
         self.grid = Grid.from_dataset(dataset)
@@ -63,7 +68,9 @@ class Scene:
         self._nodata = {b: _nodata_test(dataset.dtypes[b - 1], values[b]) for b in unique}
         self._masks = _mask_bands(dataset, unique, overridden=nodata is not None)
         certain = all(dtype.kind in "iu" for dtype in dtypes) and not any(self._nodata.values())
-        self.may_have_invalid = not certain or bool(self.alpha_bands or self._masks)
+        self.may_have_invalid = not certain or bool(self.alpha_bands or self._masks) or findings.mask
+        self.block_bands = _by_block(dataset, (*unique, *self.alpha_bands))
+        self.atomic = dataset.driver == "GTiff" and not self._masks
 
     @classmethod
     def open(
@@ -73,6 +80,7 @@ class Scene:
         bands: Sequence[int] | None = None,
         nodata: float | None = None,
         virtual: VirtualRaster | None = None,
+        findings: Findings | None = None,
     ) -> Scene:
         """Open a raster; anything that GDAL reads, ``/vsizip/`` and the like included.
 
@@ -81,16 +89,21 @@ class Scene:
             bands: numbers from 1, in the order wanted, repeats allowed; None: all but alpha.
             nodata: replaces the file's own nodata value in all bands.
             virtual: is opened in place of the file; messages still name `path`.
+            findings: shared by all readers of the scene; says what becomes of damaged blocks and GDAL's warnings.
 
         Raises:
-            RasterError: missing, no raster, no bands, complex or colour-mapped, or no such band.
+            RasterError: missing, no raster, no bands, complex or colour-mapped, or no such band; members of a VRT that
+                are missing.
         """
-        name = str(path)
-        with gdal_session():
-            dataset = _open_dataset(name, virtual.text if virtual else name)
+        name, findings = str(path), findings or Findings(str(path))
+        opened = virtual.text if virtual else name
+        with gdal_session(hear=findings.hear):
+            dataset = _open_dataset(name, opened)
             try:
-                scene = cls(dataset, name, _select_bands(dataset, name, bands), nodata)
+                scene = cls(dataset, name, _select_bands(dataset, name, bands), nodata, opened, findings)
                 scene.files += virtual.files if virtual else ()
+                if dataset.driver == "VRT" and not virtual:
+                    findings.check_once(scene._check_members)
                 return scene
             except BaseException:
                 dataset.close()
@@ -106,23 +119,44 @@ class Scene:
         cols = reflected_indices(window.col, window.col_stop, self.grid.width)
         top, left = int(rows.min()), int(cols.min())
         box = Window(top, left, int(rows.max()) - top + 1, int(cols.max()) - left + 1)
-        try:
-            with gdal_session():
-                pixels, valid = self._read_box(box)
-        except RasterioError as error:
-            place = f"cols {box.col}-{box.col_stop - 1}, rows {box.row}-{box.row_stop - 1}"
-            raise RasterError(
-                f"{self.path}: {_name_bands(self.bands)} cannot be read at {place} ({gdal_reason(error)}); "
-                "the file looks damaged, get it again"
-            ) from error
+        with gdal_session(hear=self._findings.hear):
+            pixels, valid = read_around(self, box, self._findings)
         if box != window:  # whole rows first: they are copied at once
             pixels = pixels[:, rows - top].take(cols - left, axis=2)
             valid = valid[rows - top].take(cols - left, axis=1)
         return Chip(pixels, valid)
 
-    def _read_box(self, box: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.grid.shape
+
+    def probe(self, box: Window, bands: tuple[int, ...]) -> None:
+        """See `BlockFile`."""
+        self._read_raw(box, bands)
+        if self._masks:
+            self._dataset.read_masks(list(self._masks), window=to_rasterio(box))
+
+    def reopen(self) -> None:
+        """See `BlockFile`."""
+        self._dataset.close()
+        self._dataset = _open_dataset(self.path, self._opened)
+
+    def _check_members(self) -> None:
+        """Members of a VRT that cannot be opened are bad blocks."""
+        chosen = {band for bands in self.block_bands.values() for band in bands}
+        for member, reason in lost_members(self._dataset, self.path):
+            bands = tuple(sorted(chosen & set(member.bands or chosen)))
+            window = member.window
+            bad = BadBlock(window.row, window.col, window.height, window.width, bands, f"{member.path}: {reason}")
+            if bands and not self._findings.mask:
+                raise unreadable(self.path, bad)
+            if bands:
+                self._findings.add_bad(bad)
+
+    def read_box(self, box: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Selected bands as float32, 0 where invalid, and validity of a window that lies inside the scene."""
-        raw = self._read_raw(box)
+        raw = self._read_raw(box, (*self._nodata, *self.alpha_bands))
         valid = np.ones(box.shape, dtype=np.bool_)
         for band, is_nodata in self._nodata.items():
             if is_nodata is not None:
@@ -142,10 +176,10 @@ class Scene:
             np.copyto(pixels, 0.0, where=~valid)
         return pixels, valid
 
-    def _read_raw(self, box: Window) -> dict[int, NDArray[Any]]:
-        """Arrays `(H, W)` in their own types by band number: selected bands and alpha, one read per type."""
+    def _read_raw(self, box: Window, bands: Sequence[int]) -> dict[int, NDArray[Any]]:
+        """Arrays `(H, W)` in their own types by band number, one read per type."""
         groups: dict[str, list[int]] = {}
-        for band in (*self._nodata, *self.alpha_bands):
+        for band in bands:
             groups.setdefault(self._dataset.dtypes[band - 1], []).append(band)
         raw: dict[int, NDArray[Any]] = {}
         for group in groups.values():
@@ -258,6 +292,9 @@ def _nodata_test(dtype: str, value: float | None) -> Callable[[NDArray[Any]], ND
     return lambda raw: np.asarray((raw >= low) & (raw <= high))
 
 
-def _name_bands(bands: Sequence[int]) -> str:
-    """`band 3` or `bands 1, 2, 3`."""
-    return f"band{'s' if len(bands) > 1 else ''} {', '.join(map(str, bands))}"
+def _by_block(dataset: Any, bands: Sequence[int]) -> dict[tuple[int, int], tuple[int, ...]]:
+    """Bands by (height, width) of their blocks."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for band in bands:
+        groups.setdefault(tuple(dataset.block_shapes[band - 1]), []).append(band)
+    return {shape: tuple(sorted(group)) for shape, group in groups.items()}

@@ -170,6 +170,10 @@ class MapWriter:
         if window not in self._parts:
             self._parts.add(window, values)
 
+    def add_tags(self, tags: Mapping[str, str]) -> None:
+        """Tags that show only while the map is made."""
+        self._tags.update(tags)
+
     def finish(self) -> None:
         """Make a COG of what was written and check it by reading it back; blocks never written are NaN.
 

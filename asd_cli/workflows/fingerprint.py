@@ -21,7 +21,7 @@ FREE_OPTIONS = frozenset(
     {
         *("scenes", "output", "model", "bands", "polygons", "write_polygons", "device"),  # told in other ways
         *("window", "max_memory", "threads", "workers"),  # the map is the same for all of them
-        *("resume", "shard", "overwrite", "command"),
+        *("resume", "shard", "overwrite", "command", "on_error", "skip_existing", "report"),
     }
 )
 """Options of `asd predict` in which runs may differ that work on one map."""

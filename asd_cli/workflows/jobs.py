@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from asd_cli.errors import InputError, OutputError
+from asd_cli.errors import InputError, OutputError, TargetError
 from asd_cli.options import PredictOptions
 from asd_cli.staging import check_not_read, check_target
 from asd_cli.vector.files import check_polygon_suffix
@@ -29,13 +30,15 @@ class Job:
         return [self.raster] if self.polygons is None else [self.raster, self.polygons]
 
 
-def plan(options: PredictOptions) -> list[Job]:
-    """Scenes with their targets, every target checked.
+def find_jobs(options: PredictOptions) -> list[Job]:
+    """Scenes with their targets, which `check_targets` looks at.
 
     Raises:
-        InputError: no scene matches, two scenes would be written to the same file, or a target is a scene.
-        OutputError: a target cannot be written.
+        InputError: no scene matches, or options exclude each other.
+        OutputError: `-o` is no GeoTIFF and no folder.
     """
+    if options.skip_existing and options.overwrite:
+        raise InputError("--skip-existing and --overwrite exclude each other; give one of them")
     if options.polygons is not None and not options.write_polygons:
         raise InputError("--polygons and --no-polygons exclude each other; give one of them")
     if options.threshold is not None and options.false_alarm_rate is not None:
@@ -55,12 +58,10 @@ def plan(options: PredictOptions) -> list[Job]:
         rasters = [output]
     else:
         rasters = [output / f"{stem_of(scene)}_anomaly.tif" for scene in scenes]
-    jobs = [
+    return [
         Job(scene, raster, _polygon_target(options, raster, several=several))
         for scene, raster in zip(scenes, rasters, strict=True)
     ]
-    _check_targets(jobs, options)
-    return jobs
 
 
 def find_scenes(given: str) -> Iterator[str]:
@@ -134,18 +135,60 @@ def _polygon_target(options: PredictOptions, raster: Path, *, several: bool) -> 
     return Path(given)
 
 
-def _check_targets(jobs: list[Job], options: PredictOptions) -> None:
-    check_not_read([target for job in jobs for target in job.targets()], [job.scene for job in jobs])
-    seen: dict[Path, str] = {}
+def check_targets(
+    jobs: Sequence[Job],
+    options: PredictOptions,
+    *,
+    attempt: Callable[[Job], AbstractContextManager[None]] = lambda job: nullcontext(),
+    existing: Callable[[Job], None] | None = None,
+) -> None:
+    """Check the targets of every job within ``attempt(job)``; jobs whose targets are all there go to `existing`
+    instead, if given.
+
+    Raises:
+        InputError: two scenes would be written to the same file, or a target is a scene.
+        TargetError: a target cannot be written.
+    """
+    owners: dict[Path, str] = {}
+    scenes, clash = [job.scene for job in jobs], _is_any_read(jobs)
     for job in jobs:
-        for target in job.targets():
-            if target in seen:
-                raise InputError(
-                    f"{target}: would be written for both {seen[target]} and {job.scene}; run them separately"
-                )
-            seen[target] = job.scene
-            # of a run that was killed while it renamed its files the work folder is still there
-            going_on = options.resume and work_folder(job.raster).is_dir()
-            check_target(target, overwrite=options.overwrite or going_on)
-        if not (options.resume or options.overwrite or options.shard):
-            check_no_leftover(job.raster)
+        with attempt(job):
+            if clash:
+                check_not_read(job.targets(), scenes)
+            _check_one(job, owners, options, existing)
+
+
+def _is_any_read(jobs: Sequence[Job]) -> bool:
+    """Whether a target of any job is a scene; asked once, as it looks at all the files."""
+    try:
+        check_not_read([target for job in jobs for target in job.targets()], [job.scene for job in jobs])
+    except InputError:
+        return True
+    return False
+
+
+def _check_one(
+    job: Job, owners: dict[Path, str], options: PredictOptions, existing: Callable[[Job], None] | None
+) -> None:
+    for target in job.targets():
+        if target in owners:
+            raise InputError(
+                f"{target}: would be written for both {owners[target]} and {job.scene}; run them separately"
+            )
+    owners.update(dict.fromkeys(job.targets(), job.scene))
+    there = [target for target in job.targets() if _exists(str(target))] if existing is not None else []
+    # of a run that was killed while it renamed its files the work folder is still there
+    going_on = options.resume and work_folder(job.raster).is_dir()
+    if existing is not None and there == job.targets() and not going_on:
+        existing(job)
+        return
+    if there and job.polygons is not None and not going_on:
+        missing = job.polygons if there == [job.raster] else job.raster
+        raise TargetError(
+            f"{there[0]}: exists already, but {missing} does not; "
+            "remove it, or take --overwrite in place of --skip-existing"
+        )
+    for target in job.targets():
+        check_target(target, overwrite=options.overwrite or going_on)
+    if not (options.resume or options.overwrite or options.shard):
+        check_no_leftover(job.raster)

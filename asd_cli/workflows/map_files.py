@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from asd_cli.raster.findings import Findings
 from asd_cli.raster.parts import Parts
 from asd_cli.raster.windows import Window
 from asd_cli.raster.writer import MapWriter
@@ -28,10 +29,11 @@ Source = Callable[[Callable[[Window, Map], None]], None]
 
 @dataclass(frozen=True)
 class Made:
-    """What was counted: pixels, and polygons where they were drawn."""
+    """What was counted: pixels, and polygons where they were drawn; and what came to light about the scene."""
 
     valid: int
     anomalous: int
+    findings: Findings
     polygons: int | None = None
 
 
@@ -51,12 +53,14 @@ class _Counts:
         return anomalous
 
 
-def make_files(work: WorkFolder, targets: Job, source: Source, *, overwrite: bool, clock: StageClock) -> Made:
+def make_files(
+    work: WorkFolder, targets: Job, source: Source, findings: Findings, *, overwrite: bool, clock: StageClock
+) -> Made:
     """Write raster and polygons from the windows that `source` gives, keeping those that are not parts yet, and remove
     the work folder; all files or none.
 
     Raises:
-        OutputError: a file cannot be written.
+        OutputError: a file cannot be written. RasterError: bad blocks have left no valid pixel.
     """
     job, counts = work.job, _Counts(work.job.level, clock)
     for target in targets.targets():
@@ -71,6 +75,8 @@ def make_files(work: WorkFolder, targets: Job, source: Source, *, overwrite: boo
         if stream is not None:
             stack.callback(stream.close)
         _draw(source, counts, writer, stream, clock)
+        findings.conclude(counts.valid)
+        writer.add_tags(findings.tags())
         with clock.busy("finish raster"):
             writer.finish()
         count = None
@@ -79,10 +85,10 @@ def make_files(work: WorkFolder, targets: Job, source: Source, *, overwrite: boo
                 count = write_polygons(stream.batches(), staged.stage(targets.polygons), target=targets.polygons)
         staged.commit()
     work.finish()
-    return Made(counts.valid, counts.anomalous, count)
+    return Made(counts.valid, counts.anomalous, findings, count)
 
 
-def keep_parts(work: WorkFolder, source: Source, clock: StageClock) -> Made:
+def keep_parts(work: WorkFolder, source: Source, findings: Findings, clock: StageClock) -> Made:
     """Only keep the windows that `source` gives.
 
     Raises:
@@ -98,7 +104,7 @@ def keep_parts(work: WorkFolder, source: Source, clock: StageClock) -> Made:
                 parts.add(window, scores)
 
     source(keep)
-    return Made(counts.valid, counts.anomalous)
+    return Made(counts.valid, counts.anomalous, findings)
 
 
 def _draw(source: Source, counts: _Counts, writer: MapWriter, stream: PolygonStream | None, clock: StageClock) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from asd_cli.errors import InputError
 from asd_cli.options import MergeOptions
+from asd_cli.raster.findings import Findings
 from asd_cli.raster.gdal import gdal_session
 from asd_cli.raster.windows import Window
 from asd_cli.workflows.jobs import Job
@@ -58,7 +59,9 @@ def _merge_one(raster: Path, progress: Callable[[int, int], None], *, overwrite:
                 done += window.height * window.width
                 progress(done, job.grid.width * job.grid.height)
 
-        made = make_files(work, targets, replay, overwrite=overwrite, clock=clock)
+        findings = Findings(job.scene, mask=True)
+        work.found(findings).restore()
+        made = make_files(work, targets, replay, findings, overwrite=overwrite, clock=clock)
     return report(targets, job, made, start=start, clock=clock)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +17,13 @@ from asd_cli import __version__
 from asd_cli.errors import RasterError
 from asd_cli.nn.devices import cpu_count
 from asd_cli.options import PredictOptions
+from asd_cli.raster.findings import Findings, FindingsOfAll
 from asd_cli.raster.gdal import gdal_session
 from asd_cli.raster.scene import Scene
 from asd_cli.raster.windows import Window, round_up
 from asd_cli.raster.writer import BLOCK
 from asd_cli.workflows.fingerprint import fingerprint
+from asd_cli.workflows.found_blocks import FoundBlocks
 from asd_cli.workflows.jobs import Job
 from asd_cli.workflows.map_files import Made, keep_parts, make_files
 from asd_cli.workflows.map_job import MapJob, PolygonJob
@@ -43,7 +45,7 @@ _LONGEST_COMMAND = 2000  # characters; a shell may have put in thousands of scen
 class PredictReport:
     """What became of one scene, or of a shard of it; `anomalous_share` is of its valid pixels, `threshold` in units of
     the score, `stages` seconds that each stage was at work (of several threads their sum, waits for a processor
-    included)."""
+    included), `bad_blocks` places of the first 1000 blocks that could not be read and were masked."""
 
     scene: str
     raster: Path
@@ -58,6 +60,8 @@ class PredictReport:
     seconds: float
     stages: Mapping[str, float]
     shard: tuple[int, int] | None = None
+    bad_block_count: int = 0
+    bad_blocks: Sequence[Mapping[str, Any]] = ()
 
     @property
     def anomalous_share(self) -> float:
@@ -92,7 +96,9 @@ class PredictReport:
         return {**asdict(self), "anomalous_share": self.anomalous_share}
 
 
-def open_scene(path: str, model: Model, bands: tuple[int, ...] | None, nodata: float | None) -> Scene:
+def open_scene(
+    path: str, model: Model, bands: tuple[int, ...] | None, nodata: float | None, findings: Findings | None = None
+) -> Scene:
     """A scene with the bands that the model needs.
 
     Without `bands` they are those of the training tiles if the scene has as many bands as these had, else all of the
@@ -101,11 +107,11 @@ def open_scene(path: str, model: Model, bands: tuple[int, ...] | None, nodata: f
     Raises:
         RasterError: the scene cannot be read or its bands do not fit the model.
     """
-    scene = Scene.open(path, bands=bands, nodata=nodata)
+    scene = Scene.open(path, bands=bands, nodata=nodata, findings=findings)
     wanted, found = model.detector.bands, scene.band_count
     if bands is None and (chosen := model.bands_of(scene)):
         scene.close()
-        return Scene.open(path, bands=chosen, nodata=nodata)
+        return Scene.open(path, bands=chosen, nodata=nodata, findings=findings)
     if found == wanted:
         return scene
     scene.close()
@@ -151,10 +157,11 @@ class Shared:
     options: PredictOptions
     clock: StageClock
     advance: Callable[[int], None]
+    findings: FindingsOfAll
 
     def open(self, path: str) -> Scene:
         """The scene with the bands that the model needs."""
-        return open_scene(path, self.model, self.options.bands, self.options.nodata)
+        return open_scene(path, self.model, self.options.bands, self.options.nodata, self.findings.of(path))
 
     def memory(self, scene: Scene, window: int | None = None) -> MemoryPlan:
         """How large the windows may be if they are not given, and how many threads read."""
@@ -210,11 +217,14 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
         )
         memory = shared.memory(scene, work.job.side)
         stack.enter_context(gdal_session(memory.cache))
-        source = _Source(job, scene, work, memory, shared)
+        findings = shared.findings.of(job.scene)
+        found = work.found(findings)
+        found.restore()
+        source = _Source(job, scene, work, found, memory, shared)
         if options.shard is None:
-            made = make_files(work, job, source, overwrite=options.overwrite, clock=shared.clock)
+            made = make_files(work, job, source, findings, overwrite=options.overwrite, clock=shared.clock)
         else:
-            made = keep_parts(work, source, shared.clock)
+            made = keep_parts(work, source, findings, shared.clock)
     return report(job, work.job, made, start=start, clock=shared.clock, shard=options.shard)
 
 
@@ -225,6 +235,7 @@ class _Source:
     job: Job
     scene: Scene
     work: WorkFolder
+    found: FoundBlocks
     memory: MemoryPlan
     shared: Shared
 
@@ -233,6 +244,7 @@ class _Source:
 
         def score(window: Window, values: Map) -> None:
             if window not in parts:
+                self.found.keep()
                 with shared.clock.busy("score"):
                     values = shared.scale.scores(values)
             take(window, values)
@@ -267,6 +279,8 @@ def report(
         seconds=time.monotonic() - start,
         stages=clock.seconds(),
         shard=shard,
+        bad_block_count=len(made.findings.bad_blocks()),
+        bad_blocks=made.findings.as_json(),
     )
 
 

@@ -17,16 +17,18 @@ from pathlib import Path
 from types import TracebackType
 
 from asd_cli.errors import InputError, OutputError
+from asd_cli.raster.findings import Findings
 from asd_cli.raster.parts import JOURNAL, Parts
 from asd_cli.raster.windows import Window
 from asd_cli.staging import undo_staging
+from asd_cli.workflows.found_blocks import FoundBlocks
 from asd_cli.workflows.locks import Lock
 from asd_cli.workflows.map_job import MapJob
 
 _log = logging.getLogger(__name__)
 _SUFFIX = ".parts"
 _JOB, _LOCK, _NOTES = "job.json", "lock", "staged.jsonl"
-_OURS = ("job.json*", "lock*", "journal*.jsonl", "*.f32*", "*.hdr", "map.tif*", "map.vrt*", "staged.jsonl")
+_OURS = ("job.json*", "lock*", "journal*.jsonl", "*.f32*", "*.hdr", "map.tif*", "map.vrt*", _NOTES, "bad_blocks*")
 _BANDS = 1
 Shard = tuple[int, int]
 
@@ -134,6 +136,11 @@ class WorkFolder:
     def notes(self) -> Path:
         """For `StagedFiles`."""
         return self.folder / _NOTES
+
+    def found(self, findings: Findings) -> FoundBlocks:
+        """Keeps the bad blocks of the scene with the parts."""
+        ending = "" if self._shard is None else f"-{self._shard[0]}-of-{self._shard[1]}"
+        return FoundBlocks(self.folder, f"bad_blocks{ending}.json", findings)
 
     def windows(self) -> list[Window]:
         """The parts of this run: all, or those of its shard."""

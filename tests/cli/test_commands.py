@@ -47,7 +47,7 @@ NEEDED = {
     "export": ["-o", "a.onnx"],
 }
 MUST_BE_GIVEN = {command: {"output", *({"model"} if command == "export" else ())} for command in NEEDED}
-ONLY_CLI = {"show_profile", "as_json", "debug", "version", "help"}
+ONLY_CLI = {"dry_run", "show_profile", "as_json", "debug", "version", "help"}
 
 
 def options_of(command: click.Command) -> list[click.Option]:

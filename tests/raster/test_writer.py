@@ -251,13 +251,16 @@ def test_damage_that_gdal_hides_is_found(
 
 
 @pytest.mark.parametrize("filled", [0, 1100, 1300, 2044])
-def test_full_disk_is_an_output_error(tiny_disk: Path, rng: np.random.Generator, filled: int) -> None:
-    """Full while writing, while finishing, or from the start."""
+def test_full_disk_is_an_output_error(
+    tiny_disk: Path, rng: np.random.Generator, capfd: pytest.CaptureFixture[str], filled: int
+) -> None:
+    """Full while writing, while finishing, or from the start; libtiff says nothing beside it."""
     (tiny_disk / "other").write_bytes(bytes(filled * 1024))
     side = 1000 if filled == 0 else 450
     with pytest.raises(OutputError, match=r"map.tif: cannot be written \(.*check the free space"):
         write_map(tiny_disk / "map.tif", make_map(rng, side, side, bands=1))
     assert [path.name for path in tiny_disk.iterdir()] == ["other"]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_statistics_merge_and_order(rng: np.random.Generator) -> None:

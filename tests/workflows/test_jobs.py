@@ -8,7 +8,7 @@ import pytest
 
 from asd_cli.errors import AsdError, InputError
 from asd_cli.options import PredictOptions
-from asd_cli.workflows.jobs import Job, find_scenes, plan
+from asd_cli.workflows.jobs import Job, check_targets, find_jobs, find_scenes
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def planned(*scenes: str, output: str = "anomaly.tif", **options: Any) -> list[Job]:
-    return plan(PredictOptions(scenes=scenes, output=output, **options))
+    given = PredictOptions(scenes=scenes, output=output, **options)
+    jobs = find_jobs(given)
+    check_targets(jobs, given)
+    return jobs
 
 
 def refusal(*scenes: str, **options: Any) -> str:
@@ -150,11 +153,11 @@ def test_a_scene_is_never_written_over(folder: Path, overwrite: bool) -> None:
 
 def test_threshold_and_rate_exclude_each_other() -> None:
     with pytest.raises(InputError, match="--threshold and --false-alarm-rate exclude each other; give one of them"):
-        plan(PredictOptions(scenes=("a.tif",), output="b.tif", threshold=0.4, false_alarm_rate=0.01))
+        find_jobs(PredictOptions(scenes=("a.tif",), output="b.tif", threshold=0.4, false_alarm_rate=0.01))
 
 
 def test_an_empty_name_is_no_folder() -> None:
     with pytest.raises(
         InputError, match=r"^-o: the name is empty \(an unset variable\?\); name a GeoTIFF or a folder$"
     ):
-        plan(PredictOptions(scenes=("a.tif",), output=""))
+        find_jobs(PredictOptions(scenes=("a.tif",), output=""))

@@ -210,7 +210,7 @@ def test_a_truncated_scene_leaves_nothing(
     path = make_scene(tmp_path / "cut.tif", values, nodata=0, **layout)
     path.write_bytes(path.read_bytes()[:-30_000])  # in its last block, in the second row of windows
     text = refusal(RasterError, path, out, random_model)
-    assert text.startswith(f"{path}: bands 1, 2, 3 cannot be read at cols 0-299, rows ")
+    assert text.startswith(f"{path}: bands 1, 2, 3 cannot be read at cols 256-299, rows 512-767 (")
     assert text.endswith("; the file looks damaged, get it again")
 
 

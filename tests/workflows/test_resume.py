@@ -272,7 +272,7 @@ def test_every_option_is_either_free_or_part_of_the_fingerprint() -> None:
     assert names >= fingerprints.FREE_OPTIONS
     assert names - fingerprints.FREE_OPTIONS == {
         *("score", "false_alarm_rate", "threshold", "min_area", "simplify", "connectivity", "nodata"),
-        *("mask", "area", "min_score"),
+        *("mask", "area", "min_score", "on_bad_block"),
     }
 
 
