@@ -299,8 +299,9 @@ def advance(bar: tqdm[Any], done: int, total: int, figures: dict[str, float] | N
 
 
 def say(text: str) -> None:
-    """Tell people, on standard error; not under ``--quiet``."""
-    _log.info("%s", text)
+    """Tell people, line by line, on standard error; not under ``--quiet``."""
+    for line in text.splitlines():
+        _log.info("%s", line)
 
 
 def echo_json(report: Any) -> None:
