@@ -22,10 +22,17 @@ class Job:
     scene: str
     raster: Path
     polygons: Path | None
+    styles: tuple[Path, ...] = ()
+    stac: Path | None = None
+    quicklook: Path | None = None
+
+    def results(self) -> list[Path]:
+        """The files that were asked for."""
+        return [path for path in (self.raster, self.polygons, self.stac, self.quicklook) if path is not None]
 
     def targets(self) -> list[Path]:
-        """The files to be written."""
-        return [self.raster] if self.polygons is None else [self.raster, self.polygons]
+        """The files to be written: results and styles."""
+        return [*self.results(), *self.styles]
 
 
 def plan(options: PredictOptions) -> list[Job]:
@@ -54,10 +61,7 @@ def plan(options: PredictOptions) -> list[Job]:
         rasters = [output]
     else:
         rasters = [output / f"{_stem(scene)}_anomaly.tif" for scene in scenes]
-    jobs = [
-        Job(scene, raster, _polygon_target(options, raster, several=several))
-        for scene, raster in zip(scenes, rasters, strict=True)
-    ]
+    jobs = [_job(options, scene, raster, several=several) for scene, raster in zip(scenes, rasters, strict=True)]
     _check_targets(jobs, overwrite=options.overwrite)
     return jobs
 
@@ -119,11 +123,24 @@ def _check_raster_suffix(raster: Path) -> None:
         )
 
 
+def _job(options: PredictOptions, scene: str, raster: Path, *, several: bool) -> Job:
+    polygons = _polygon_target(options, raster, several=several)
+    styled = [raster] if polygons is None else [raster, polygons]  # the same name with another ending: one style
+    return Job(
+        scene,
+        raster,
+        polygons,
+        styles=tuple(dict.fromkeys(path.with_suffix(".qml") for path in styled)) if options.style else (),
+        stac=raster.with_suffix(".json") if options.stac else None,
+        quicklook=_quicklook_target(options.quicklook, raster, several=several),
+    )
+
+
 def _polygon_target(options: PredictOptions, raster: Path, *, several: bool) -> Path | None:
     if not options.write_polygons:
         return None
     given = ".gpkg" if options.polygons is None else options.polygons
-    if given.startswith(".") and "/" not in given and not Path(given).suffix:  # a suffix only
+    if _is_suffix(given):
         target = raster.with_suffix(given.lower())
         check_polygon_suffix(target)
         return target
@@ -131,6 +148,22 @@ def _polygon_target(options: PredictOptions, raster: Path, *, several: bool) -> 
         raise InputError(f"--polygons {given}: for several scenes give a suffix only, such as .geojson")
     check_polygon_suffix(Path(given))
     return Path(given)
+
+
+def _quicklook_target(given: str | None, raster: Path, *, several: bool) -> Path | None:
+    if given is None:
+        return None
+    if several and not _is_suffix(given):
+        raise InputError(f"--quicklook {given}: for several scenes give a suffix only: .png")
+    target = raster.with_suffix(given.lower()) if _is_suffix(given) else Path(given)
+    if target.suffix.lower() != ".png":
+        raise OutputError(f"{target}: a quicklook cannot be written as '{target.suffix}'; use .png")
+    return target
+
+
+def _is_suffix(given: str) -> bool:
+    """Whether a name is an ending only, such as ``.gpkg``."""
+    return given.startswith(".") and "/" not in given and not Path(given).suffix and len(given) > 1
 
 
 def _check_targets(jobs: list[Job], *, overwrite: bool) -> None:

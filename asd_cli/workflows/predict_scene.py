@@ -32,6 +32,7 @@ from asd_cli.workflows.mapping import Behind, BlockMapper, Map, map_scene
 from asd_cli.workflows.memory import MIB, MemoryPlan
 from asd_cli.workflows.models import Model
 from asd_cli.workflows.scores import ScoreScale
+from asd_cli.workflows.side_files import write_side_files
 from asd_cli.workflows.stages import StageClock
 
 _log = logging.getLogger(__name__)
@@ -57,6 +58,9 @@ class PredictReport:
     threshold: float
     seconds: float
     stages: Mapping[str, float]
+    styles: tuple[Path, ...] = ()
+    stac: Path | None = None
+    quicklook: Path | None = None
 
     @property
     def anomalous_share(self) -> float:
@@ -79,8 +83,8 @@ class PredictReport:
         return "\n".join([*lines, f"  {'in all':<16}{self.seconds:8.2f} s (stages overlap)"])
 
     def paths(self) -> list[Path]:
-        """The files written."""
-        return Job(self.scene, self.raster, self.polygons).targets()
+        """The files written that were asked for; styles are not among them."""
+        return Job(self.scene, self.raster, self.polygons, stac=self.stac, quicklook=self.quicklook).results()
 
     def as_json(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
@@ -211,9 +215,8 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
         memory = shared.memory(scene)
         stack.enter_context(gdal_session(memory.cache))
         tags = _tags(shared.model, scale, job, options)
-        writer = stack.enter_context(
-            MapWriter(staged.stage(job.raster), scene.grid, [scale.band], tags, target=job.raster)
-        )
+        raster = staged.stage(job.raster)
+        writer = stack.enter_context(MapWriter(raster, scene.grid, [scale.band], tags, target=job.raster))
         stream = None if job.polygons is None else _polygon_stream(scene.grid, shared, job.polygons.parent)
         if stream is not None:
             stack.callback(stream.close)
@@ -224,6 +227,8 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
         if stream is not None and job.polygons is not None:
             with shared.clock.busy("finish polygons"):
                 count = write_polygons(stream.batches(), staged.stage(job.polygons), target=job.polygons)
+        with shared.clock.busy("side files"):
+            write_side_files(job, raster, staged, shared.model, scale)
         staged.commit()
     return PredictReport(
         scene=job.scene,
@@ -238,6 +243,9 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
         threshold=float(scale.threshold),
         seconds=time.monotonic() - start,
         stages=shared.clock.seconds(),
+        styles=job.styles,
+        stac=job.stac,
+        quicklook=job.quicklook,
     )
 
 

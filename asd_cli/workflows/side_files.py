@@ -1,0 +1,75 @@
+"""What lies beside a map: QGIS styles, STAC item, quicklook; written before the files of the map appear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rasterio.errors import RasterioError
+
+from asd_cli.errors import OutputError
+from asd_cli.raster.acquired import acquired
+from asd_cli.raster.gdal import gdal_reason, gdal_session, open_raster
+from asd_cli.raster.grid import Grid
+from asd_cli.raster.overview import Reduction, read_reduced
+from asd_cli.raster.pictures import png
+from asd_cli.raster.ramp import ScoreRamp
+from asd_cli.staging import StagedFiles
+from asd_cli.workflows.jobs import Job
+from asd_cli.workflows.models import Model
+from asd_cli.workflows.scores import ScoreScale
+from asd_cli.workflows.stac import MapFacts, stac_item
+from asd_cli.workflows.style import qml
+
+_QUICKLOOK_SIDE = 1024  # pixels, the longer side
+
+
+def write_side_files(job: Job, raster: Path, staged: StagedFiles, model: Model, scale: ScoreScale) -> None:
+    """Stage the files that `job` wants beside its map; `raster` is the finished map under its temporary name.
+
+    Memory does not depend on the scene.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    ramp = ScoreRamp(scale.kind, float(scale.threshold))
+    for style in job.styles:
+        _write(staged, style, qml(ramp).encode())
+    if job.quicklook is not None:
+        _write(staged, job.quicklook, quicklook(raster, ramp, job.quicklook))
+    if job.stac is not None:
+        with _reading(job.stac), open_raster(job.scene) as scene:
+            moment = acquired(scene, job.scene)
+        with _reading(job.stac), open_raster(raster) as dataset:
+            facts = MapFacts(Grid.from_dataset(dataset), dataset.tags(1), moment)
+        _write(staged, job.stac, stac_item(job, facts, model, scale).encode())
+
+
+def quicklook(raster: Path, ramp: ScoreRamp, target: Path) -> bytes:
+    """PNG of a score map in the colours of its style, ordinary pixels grey, no data transparent; from its overviews."""
+    with _reading(target), open_raster(raster) as dataset:
+        reduction = Reduction.to(dataset.shape, _QUICKLOOK_SIDE)
+        seen = read_reduced(dataset, [1], reduction.cells)
+    scores = seen.pixels[0]
+    scores[~seen.valid] = float("nan")
+    return png(ramp.rgba(scores, below=True))
+
+
+def _write(staged: StagedFiles, target: Path, content: bytes) -> None:
+    try:
+        staged.stage(target).write_bytes(content)
+    except OSError as error:
+        raise OutputError(
+            f"{target}: cannot be written ({error.strerror}); check the free space and the permissions"
+        ) from error
+
+
+@contextmanager
+def _reading(target: Path) -> Iterator[None]:
+    """GDAL at work on behalf of `target`; its failures become `OutputError`."""
+    try:
+        with gdal_session():
+            yield
+    except RasterioError as error:
+        raise OutputError(f"{target}: cannot be made ({gdal_reason(error)}); check the scene and the disk") from error
