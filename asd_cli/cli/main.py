@@ -21,6 +21,7 @@ from asd_cli.cli.evaluate import evaluate
 from asd_cli.cli.fit_gaussian import fit_gaussian
 from asd_cli.cli.info import info
 from asd_cli.cli.predict import predict
+from asd_cli.cli.report import report
 from asd_cli.cli.train import train
 from asd_cli.errors import AsdError
 
@@ -116,5 +117,5 @@ def main(debug: bool) -> None:
     """
 
 
-for command in (train, fit_gaussian, predict, evaluate, compare, info):
+for command in (train, fit_gaussian, predict, evaluate, compare, report, info):
     main.add_command(command)

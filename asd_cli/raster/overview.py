@@ -37,17 +37,21 @@ class Reduction:
         return -(-height // self.factor), -(-width // self.factor)
 
 
-def read_reduced(dataset: Any, bands: Sequence[int], shape: tuple[int, int], window: Window | None = None) -> Chip:
-    """Bands of an open raster as `shape` (height, width), averaged; from its overviews where it has some.
+def fitted(shape: tuple[int, int], longest: int) -> tuple[int, int]:
+    """(height, width) with the same proportions and no side above `longest`; never larger."""
+    factor = max(1.0, max(shape) / longest)
+    return max(1, round(shape[0] / factor)), max(1, round(shape[1] / factor))
 
-    Beyond the edges of the raster nothing is valid.
-    """
-    resampling = Resampling.average
+
+def read_reduced(dataset: Any, bands: Sequence[int], shape: tuple[int, int], window: Window | None = None) -> Chip:
+    """Bands of an open raster, or of a window inside it, averaged to `shape` (height, width); from its overviews where
+    it has some."""
     box = None if window is None else to_rasterio(window)
-    options = {"out_shape": (len(bands), *shape), "window": box, "resampling": resampling, "boundless": False}
-    read = dataset.read(list(bands), masked=True, **options)
+    read = dataset.read(
+        list(bands), out_shape=(len(bands), *shape), window=box, masked=True, resampling=Resampling.average
+    )
     pixels = np.ma.getdata(read).astype(np.float32)
-    valid = ~np.ma.getmaskarray(read).any(axis=0) & np.isfinite(pixels).all(axis=0)
+    valid = np.asarray(~np.ma.getmaskarray(read).any(axis=0) & np.isfinite(pixels).all(axis=0))
     return Chip(np.where(valid, pixels, np.float32(0)), valid)
 
 

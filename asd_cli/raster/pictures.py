@@ -19,7 +19,7 @@ Limits = tuple[tuple[float, float], ...]
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
     """(3 or 4, H, W) uint8, RGB or RGBA -> PNG."""
-    return _encoded(pixels, "PNG", ZLEVEL=9)
+    return _encoded(pixels, "PNG", ZLEVEL=6)
 
 
 def jpeg(pixels: NDArray[np.uint8], quality: int = 82) -> bytes:

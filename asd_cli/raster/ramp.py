@@ -12,6 +12,7 @@ Colour = tuple[int, int, int]
 COLOURS: tuple[Colour, ...] = ((255, 222, 74), (255, 166, 43), (240, 92, 44), (196, 28, 78), (104, 8, 92))
 """RGB from the threshold (yellow) to far beyond it (purple)."""
 _BELOW: tuple[Colour, Colour] = ((244, 244, 240), (190, 192, 188))  # from ordinary to nearly anomalous
+_UNIT_SPAN = 0.6  # of the way to 1: at the threshold 0.5 this is a distance of 4 thresholds, as below
 _FAR_SPAN = 1000.0  # the last colour is for rates this many times below the threshold
 _DISTANCE_SPAN = 3.0  # and for distances this many thresholds above it
 SCORE_KINDS = ("unit", "distance", "far")
@@ -39,7 +40,7 @@ class ScoreRamp:
 
     def _value(self, fraction: float) -> float:
         if self.kind == "unit":
-            return self.threshold + (1 - self.threshold) * fraction
+            return self.threshold + _UNIT_SPAN * (1 - self.threshold) * fraction
         if self.kind == "distance":
             return self.threshold * (1 + _DISTANCE_SPAN * fraction)
         return float(self.threshold * _FAR_SPAN**-fraction)
@@ -64,7 +65,7 @@ class ScoreRamp:
         """Inverse of `_value` for anomalous scores, at most 1."""
         values = scores.astype(np.float64)
         if self.kind == "unit":
-            return (values - self.threshold) / (1 - self.threshold)
+            return (values - self.threshold) / (_UNIT_SPAN * (1 - self.threshold))
         if self.kind == "distance":
             return (values / self.threshold - 1) / _DISTANCE_SPAN
         floor = self.threshold / _FAR_SPAN

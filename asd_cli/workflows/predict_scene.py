@@ -6,13 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from affine import Affine
 from numpy.typing import NDArray
 
 from asd_cli import __version__
@@ -140,11 +139,6 @@ def advise(scene: Scene, model: Model) -> None:
         )
 
 
-def _drawn_on(grid: Grid) -> Grid:
-    """Grid of the polygons: without a geotransform, pixels with y upwards, where GIS programs place such a raster."""
-    return replace(grid, transform=Affine(1, 0, 0, 0, -1, 0), crs=None) if grid.transform.is_identity else grid
-
-
 @dataclass(frozen=True)
 class Shared:
     """What all scenes of a call share."""
@@ -252,7 +246,7 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
 def _polygon_stream(grid: Grid, shared: Shared, folder: Path) -> PolygonStream:
     options = shared.options
     return PolygonStream(
-        _drawn_on(grid),
+        grid.drawn(),
         connectivity=options.connectivity,
         min_area=options.min_area,
         simplify=options.simplify,

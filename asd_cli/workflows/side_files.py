@@ -12,7 +12,7 @@ from asd_cli.errors import OutputError
 from asd_cli.raster.acquired import acquired
 from asd_cli.raster.gdal import gdal_reason, gdal_session, open_raster
 from asd_cli.raster.grid import Grid
-from asd_cli.raster.overview import Reduction, read_reduced
+from asd_cli.raster.overview import fitted, read_reduced
 from asd_cli.raster.pictures import png
 from asd_cli.raster.ramp import ScoreRamp
 from asd_cli.staging import StagedFiles
@@ -49,8 +49,7 @@ def write_side_files(job: Job, raster: Path, staged: StagedFiles, model: Model, 
 def quicklook(raster: Path, ramp: ScoreRamp, target: Path) -> bytes:
     """PNG of a score map in the colours of its style, ordinary pixels grey, no data transparent; from its overviews."""
     with _reading(target), open_raster(raster) as dataset:
-        reduction = Reduction.to(dataset.shape, _QUICKLOOK_SIDE)
-        seen = read_reduced(dataset, [1], reduction.cells)
+        seen = read_reduced(dataset, [1], fitted(dataset.shape, _QUICKLOOK_SIDE))
     scores = seen.pixels[0]
     scores[~seen.valid] = float("nan")
     return png(ramp.rgba(scores, below=True))

@@ -12,7 +12,7 @@ from asd_cli.raster.ramp import Colour, ScoreRamp
 _DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 _POLYGON = "2"  # QGIS's number of the geometry type
 _FILL_ALPHA, _OUTLINE_MM = 64, 0.5
-_ENDLESS = 1e308
+_HIGHEST = {"unit": 1.0, "distance": 1e308}
 
 
 def qml(ramp: ScoreRamp) -> str:
@@ -82,7 +82,7 @@ def _polygons(root: Xml.Element, ramp: ScoreRamp) -> None:
         root,
         "renderer-v2",
         {
-            "type": "graduatedRenderer",
+            "type": "graduatedSymbol",
             "attr": "score_max",
             "graduatedMethod": "GraduatedColor",
             "symbollevels": "0",
@@ -114,7 +114,7 @@ def _classes(ramp: ScoreRamp) -> Iterator[tuple[float, float, Colour, str]]:
         if ramp.lower_is_anomalous:
             yield 0.0 if last else beyond, value, colour, shown
         else:
-            yield value, (_ENDLESS if last and ramp.kind == "distance" else beyond), colour, shown
+            yield value, (_HIGHEST[ramp.kind] if last else beyond), colour, shown
 
 
 def _fill(colour: Colour) -> dict[str, str]:
