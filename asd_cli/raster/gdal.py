@@ -14,8 +14,9 @@ from typing import Any
 import rasterio
 import rasterio.windows
 from rasterio.env import get_gdal_config, set_gdal_config
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from asd_cli.errors import RasterError
 from asd_cli.raster.windows import Window
 
 GDAL_CACHE_BYTES = 128 * 1024 * 1024
@@ -79,6 +80,18 @@ def open_raster(path: str | Path, mode: str = "r", **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path, mode, **options)
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """A session in which failures of GDAL become `RasterError` about `path`."""
+    try:
+        with gdal_session():
+            yield
+    except RasterioError as error:
+        raise RasterError(
+            f"{path}: cannot be read ({gdal_reason(error)}); the file looks damaged, get it again"
+        ) from error
 
 
 def gdal_reason(error: BaseException) -> str:

@@ -55,8 +55,7 @@ def make_report(
     if options.bands is not None and len(options.bands) not in (1, 3):
         raise InputError(f"--bands: {len(options.bands)} bands make no picture; give one or three")
     polygons = options.polygons or _beside(options.raster)
-    read = [options.raster, *([] if polygons is None else [polygons]), *([options.scene] if options.scene else [])]
-    check_not_read([options.output], read)
+    check_not_read([options.output], [name for name in (options.raster, polygons, options.scene) if name])
     check_target(options.output, overwrite=options.overwrite)
     scan = scan_map(options.raster, progress)
     found = None

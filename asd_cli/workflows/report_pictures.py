@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 
 from asd_cli.errors import RasterError
-from asd_cli.raster.gdal import gdal_reason, gdal_session, open_raster
+from asd_cli.raster.gdal import open_raster, reading
 from asd_cli.raster.grid import Grid
 from asd_cli.raster.overview import fitted, read_reduced, shown_bands
 from asd_cli.raster.pictures import Limits, jpeg, png, stretch_limits, stretched
@@ -72,7 +71,8 @@ class Input:
     def __init__(self, path: str, dataset: Any, bands: tuple[int, ...], cells: tuple[int, int]) -> None:
         self._dataset, self.bands, self.path = dataset, bands, path
         seen = read_reduced(dataset, bands, cells)
-        self._limits: Limits = stretch_limits(seen.pixels, seen.valid)
+        photo = {dataset.dtypes[band - 1] for band in bands} == {"uint8"}
+        self._limits: Limits = stretch_limits(seen.pixels, seen.valid, alike=photo)
         self.overview = _uri(jpeg(stretched(seen.pixels, seen.valid, self._limits)), "jpeg")
 
     def chip(self, window: Window) -> str:
@@ -91,17 +91,8 @@ def open_input(path: str, grid: Grid, bands: tuple[int, ...] | None, cells: tupl
     with Scene.open(path, bands=bands) as scene:  # says what is wrong with it
         if not scene.grid.same_as(grid):
             raise RasterError(f"{path}: does not lie on the map's pixels; give the scene that the map was made from")
-    with _reading(path), open_raster(path) as dataset:
+    with reading(path), open_raster(path) as dataset:
         yield Input(path, dataset, bands or shown_bands(dataset), cells)
-
-
-@contextmanager
-def _reading(path: str) -> Iterator[None]:
-    try:
-        with gdal_session():
-            yield
-    except RasterioError as error:
-        raise RasterError(f"{path}: cannot be read ({gdal_reason(error)}); the file looks damaged") from error
 
 
 def score_layer(scan: Scan, *, below: bool) -> str:
@@ -114,7 +105,7 @@ def draw_anomalies(path: Path, scan: Scan, found: Strongest, top: int, shown: In
     shapes = in_pixels(found.frame, scan.grid)
     cell = 1 / scan.reduction.factor
     anomalies = []
-    with _reading(str(path)), open_raster(path) as scores:
+    with reading(str(path)), open_raster(path) as scores:
         for number, (shape, (_, row)) in enumerate(zip(shapes[:top], found.frame.iterrows(), strict=False), start=1):
             anomalies.append(_anomaly(number, shape, row, scan, _Closer(scores, scan.ramp, shown)))
     others, length = [], 0

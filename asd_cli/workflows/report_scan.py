@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 
 from asd_cli.errors import InputError
-from asd_cli.raster.gdal import gdal_reason, gdal_session, open_raster
+from asd_cli.raster.gdal import open_raster, reading
 from asd_cli.raster.grid import Grid
 from asd_cli.raster.overview import Reduction, most_anomalous
 from asd_cli.raster.ramp import SCORE_KINDS, ScoreRamp
@@ -104,11 +103,8 @@ def scan_map(path: Path, progress: Callable[[int, int], None] = lambda done, tot
 
 def _tags(path: Path) -> tuple[dict[str, str], str]:
     """The map's tags, and its largest score as noted, "" where it is not."""
-    try:
-        with gdal_session(), open_raster(path) as dataset:
-            return dataset.tags(), dataset.tags(1).get("STATISTICS_MAXIMUM", "")
-    except RasterioError as error:
-        raise InputError(f"{path}: cannot be read ({gdal_reason(error)}); see what gdalinfo says of it") from error
+    with reading(path), open_raster(path) as dataset:
+        return dataset.tags(), dataset.tags(1).get("STATISTICS_MAXIMUM", "")
 
 
 def _ramp(path: Path, tags: Mapping[str, str]) -> ScoreRamp:

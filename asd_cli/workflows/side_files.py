@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-from rasterio.errors import RasterioError
 
 from asd_cli.errors import OutputError
 from asd_cli.raster.acquired import acquired
-from asd_cli.raster.gdal import gdal_reason, gdal_session, open_raster
+from asd_cli.raster.gdal import open_raster, reading
 from asd_cli.raster.grid import Grid
 from asd_cli.raster.overview import fitted, read_reduced
 from asd_cli.raster.pictures import png
@@ -32,23 +28,27 @@ def write_side_files(job: Job, raster: Path, staged: StagedFiles, model: Model, 
 
     Raises:
         OutputError: a file cannot be written.
+        RasterError: scene or map cannot be read.
     """
     ramp = ScoreRamp(scale.kind, float(scale.threshold))
     for style in job.styles:
         _write(staged, style, qml(ramp).encode())
     if job.quicklook is not None:
-        _write(staged, job.quicklook, quicklook(raster, ramp, job.quicklook))
+        _write(staged, job.quicklook, quicklook(raster, ramp, job.raster))
     if job.stac is not None:
-        with _reading(job.stac), open_raster(job.scene) as scene:
+        with reading(job.scene), open_raster(job.scene) as scene:
             moment = acquired(scene, job.scene)
-        with _reading(job.stac), open_raster(raster) as dataset:
+        with reading(job.raster), open_raster(raster) as dataset:
             facts = MapFacts(Grid.from_dataset(dataset), dataset.tags(1), moment)
         _write(staged, job.stac, stac_item(job, facts, model, scale).encode())
 
 
-def quicklook(raster: Path, ramp: ScoreRamp, target: Path) -> bytes:
-    """PNG of a score map in the colours of its style, ordinary pixels grey, no data transparent; from its overviews."""
-    with _reading(target), open_raster(raster) as dataset:
+def quicklook(raster: Path, ramp: ScoreRamp, name: Path) -> bytes:
+    """PNG of a score map in the colours of its style, ordinary pixels grey, no data transparent; from its overviews.
+
+    `name` is what messages call it.
+    """
+    with reading(name), open_raster(raster) as dataset:
         seen = read_reduced(dataset, [1], fitted(dataset.shape, _QUICKLOOK_SIDE))
     scores = seen.pixels[0]
     scores[~seen.valid] = float("nan")
@@ -62,13 +62,3 @@ def _write(staged: StagedFiles, target: Path, content: bytes) -> None:
         raise OutputError(
             f"{target}: cannot be written ({error.strerror}); check the free space and the permissions"
         ) from error
-
-
-@contextmanager
-def _reading(target: Path) -> Iterator[None]:
-    """GDAL at work on behalf of `target`; its failures become `OutputError`."""
-    try:
-        with gdal_session():
-            yield
-    except RasterioError as error:
-        raise OutputError(f"{target}: cannot be made ({gdal_reason(error)}); check the scene and the disk") from error

@@ -21,6 +21,7 @@ from asd_cli.options import (
     EvaluateOptions,
     FitGaussianOptions,
     PredictOptions,
+    ReportOptions,
     TileOptions,
     TrainOptions,
 )
@@ -32,9 +33,10 @@ CLASSES = {
     "predict": PredictOptions,
     "evaluate": EvaluateOptions,
     "compare": CompareOptions,
+    "report": ReportOptions,
 }
 NOT_OPTIONS = {"predict": {"command"}, "evaluate": {"exact_limit"}}  # set by the command line, or by programs only
-MUST_BE_GIVEN = {"fit-gaussian": {"output"}, "predict": {"output"}}
+MUST_BE_GIVEN = {"fit-gaussian": {"output"}, "predict": {"output"}, "report": {"raster"}}
 ONLY_CLI = {"show_profile", "as_json", "debug", "version", "help"}
 
 
@@ -112,7 +114,7 @@ def test_examples_can_be_parsed(line: str) -> None:
     words = shlex.split(line)
     assert words[:1] == ["asd"]
     params = parsed(*words[1:])
-    assert params.get("tiles") or params.get("scenes") or params.get("model")
+    assert params.get("tiles") or params.get("scenes") or params.get("model") or params.get("raster")
 
 
 def test_lists_of_numbers() -> None:
@@ -148,7 +150,19 @@ def test_repeated_options_keep_their_order() -> None:
 def test_file_arguments_complete_to_files() -> None:
     for command in COMMANDS.values():
         for param in command.params:
-            if param.name in ("tiles", "scenes", "model", "labels", "csv", "plots", "log", "output", "polygons"):
+            if param.name in (
+                "tiles",
+                "scenes",
+                "model",
+                "labels",
+                "csv",
+                "plots",
+                "log",
+                "output",
+                "polygons",
+                "raster",
+                "quicklook",
+            ):
                 assert isinstance(param.type, click.Path), f"{command.name} {param.name}"
 
 
