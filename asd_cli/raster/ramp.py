@@ -22,7 +22,7 @@ SCORE_KINDS = ("unit", "distance", "far")
 class ScoreRamp:
     """Colours of scores of a kind (unit, distance, far); what is not anomalous has none, or is grey.
 
-    `threshold` is as written, > 0 (below 1 for unit and far); for `far` low scores are anomalous.
+    `threshold` is a float32 number as written, > 0 (below 1 for unit and far); for `far` low scores are anomalous.
     """
 
     kind: str
