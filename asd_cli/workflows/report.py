@@ -109,6 +109,8 @@ def _input(stack: ExitStack, options: ReportOptions, scan: Scan) -> Input | None
     try:
         return stack.enter_context(open_input(str(beside), scan.grid, options.bands, cells))
     except RasterError as error:
+        if options.bands is not None:
+            raise
         _log.warning("%s; the report goes without the scene", error)
         return None
 
