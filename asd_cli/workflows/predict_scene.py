@@ -32,6 +32,7 @@ from asd_cli.workflows.memory import MIB, MemoryPlan
 from asd_cli.workflows.models import Model
 from asd_cli.workflows.scores import ScoreScale
 from asd_cli.workflows.side_files import write_side_files
+from asd_cli.workflows.stac import Origin
 from asd_cli.workflows.stages import StageClock
 
 _log = logging.getLogger(__name__)
@@ -222,7 +223,8 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
             with shared.clock.busy("finish polygons"):
                 count = write_polygons(stream.batches(), staged.stage(job.polygons), target=job.polygons)
         with shared.clock.busy("side files"):
-            write_side_files(job, raster, staged, shared.model, scale)
+            origin = Origin.of(job.scene, shared.model) if job.stac else None
+            write_side_files(job, raster, staged, origin)
         staged.commit()
     return PredictReport(
         scene=job.scene,

@@ -5,42 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 
 from asd_cli.errors import OutputError
-from asd_cli.raster.acquired import acquired
 from asd_cli.raster.gdal import open_raster, reading
-from asd_cli.raster.grid import Grid
 from asd_cli.raster.overview import fitted, read_reduced
 from asd_cli.raster.pictures import png
 from asd_cli.raster.ramp import ScoreRamp
 from asd_cli.staging import StagedFiles
 from asd_cli.workflows.jobs import Job
-from asd_cli.workflows.models import Model
-from asd_cli.workflows.scores import ScoreScale
-from asd_cli.workflows.stac import MapFacts, stac_item
+from asd_cli.workflows.stac import MapFacts, Origin, stac_item
 from asd_cli.workflows.style import qml
 
 _QUICKLOOK_SIDE = 1024  # pixels, the longer side
 
 
-def write_side_files(job: Job, raster: Path, staged: StagedFiles, model: Model, scale: ScoreScale) -> None:
+def write_side_files(job: Job, raster: Path, staged: StagedFiles, origin: Origin | None) -> None:
     """Stage the files that `job` wants beside its map; `raster` is the finished map under its temporary name.
 
-    Memory does not depend on the scene.
+    `origin` is needed for a STAC item only. Memory does not depend on the scene.
 
     Raises:
         OutputError: a file cannot be written.
-        RasterError: scene or map cannot be read.
+        RasterError: the map cannot be read.
     """
-    ramp = ScoreRamp(scale.kind, float(scale.threshold))
+    with reading(job.raster), open_raster(raster) as dataset:
+        facts = MapFacts.of(dataset)
+    ramp = ScoreRamp(facts.tags["ASD_SCORE"], float(facts.tags["ASD_THRESHOLD"]))
     for style in job.styles:
         _write(staged, style, qml(ramp).encode())
     if job.quicklook is not None:
         _write(staged, job.quicklook, quicklook(raster, ramp, job.raster))
-    if job.stac is not None:
-        with reading(job.scene), open_raster(job.scene) as scene:
-            moment = acquired(scene, job.scene)
-        with reading(job.raster), open_raster(raster) as dataset:
-            facts = MapFacts(Grid.from_dataset(dataset), dataset.tags(1), moment)
-        _write(staged, job.stac, stac_item(job, facts, model, scale).encode())
+    if job.stac is not None and origin is not None:
+        _write(staged, job.stac, stac_item(job, facts, origin).encode())
 
 
 def quicklook(raster: Path, ramp: ScoreRamp, name: Path) -> bytes:

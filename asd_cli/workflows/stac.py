@@ -6,18 +6,17 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from asd_cli import __version__
-from asd_cli.raster.acquired import Moment
+from asd_cli.raster.acquired import Moment, acquired
+from asd_cli.raster.gdal import open_raster, reading
 from asd_cli.raster.grid import Grid
 from asd_cli.vector.footprint import footprint
 from asd_cli.workflows.jobs import Job
 from asd_cli.workflows.models import Model
-from asd_cli.workflows.scores import ScoreScale
 
 STAC_VERSION = "1.1.0"
 _EXTENSIONS = {"projection": "v2.0.0", "raster": "v1.1.0", "processing": "v1.1.0", "mlm": "v1.4.0"}
@@ -33,17 +32,60 @@ _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_.\- ]+")
 
 
 @dataclass(frozen=True)
-class MapFacts:
-    """What the item tells of a finished map: its grid, GDAL's statistics of its band, when its scene was taken."""
+class Origin:
+    """What an item tells of scene and model beyond the tags of the map: the model file, its bands, and when the scene was
+    taken. Plain values, so that a map can be finished where neither is at hand."""
 
-    grid: Grid
-    statistics: Mapping[str, str]
+    model: str
+    bands: tuple[str, ...]
+    dtype: str
     acquired: Moment | None
 
+    @classmethod
+    def of(cls, scene: str, model: Model) -> Origin:
+        """Read from the scene's tags and the model.
 
-def stac_item(job: Job, facts: MapFacts, model: Model, scale: ScoreScale) -> str:
+        Raises:
+            RasterError: the scene cannot be read.
+        """
+        bands = model.header["bands"]
+        with reading(scene), open_raster(scene) as dataset:
+            moment = acquired(dataset, scene)
+        return cls(str(model.path), tuple(bands["names"]), str(bands.get("dtype") or "other"), moment)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Origin:
+        """What `to_json` gave."""
+        moment = values["acquired"]
+        found = None if moment is None else Moment(**moment)
+        return cls(values["model"], tuple(values["bands"]), values["dtype"], found)
+
+
+@dataclass(frozen=True)
+class MapFacts:
+    """What a finished map tells of itself: its grid, tags, and the description, unit and statistics of its band."""
+
+    grid: Grid
+    tags: Mapping[str, str]
+    description: str
+    unit: str
+    statistics: Mapping[str, str]
+
+    @classmethod
+    def of(cls, dataset: Any) -> MapFacts:
+        """From an open raster that `asd predict` made."""
+        description, unit = dataset.descriptions[0] or "", dataset.units[0] or ""
+        return cls(Grid.from_dataset(dataset), dataset.tags(), description, unit, dataset.tags(1))
+
+
+def stac_item(job: Job, facts: MapFacts, origin: Origin) -> str:
     """The item as JSON; equal inputs give equal bytes. Links are relative to the item, which lies beside the raster."""
-    where = footprint(facts.grid)
+    where, tags = footprint(facts.grid), facts.tags
+    scene, model = tags["ASD_SCENE"], tags["ASD_MODEL"]
     item: dict[str, Any] = {
         "type": "Feature",
         "stac_version": STAC_VERSION,
@@ -54,20 +96,20 @@ def stac_item(job: Job, facts: MapFacts, model: Model, scale: ScoreScale) -> str
         "geometry": None if where is None else where.geometry,
         **({} if where is None else {"bbox": list(where.bbox)}),  # forbidden without a geometry
         "properties": {
-            **_time(facts.acquired),
-            "title": f"Anomalies of {Path(job.scene).name}",
-            "description": f"{scale.band.description} ({scale.band.unit}) and polygons around what is anomalous",
+            **_time(origin.acquired),
+            "title": f"Anomalies of {scene}",
+            "description": f"{facts.description} ({facts.unit}) and polygons around what is anomalous",
             **_projection(facts.grid),
-            "processing:software": {"asd": __version__},
-            "processing:lineage": f"{Path(job.scene).name} scored by {model.path.name} ({model.detector.name})",
-            **_model(model, scale),
-            "asd:score": scale.kind,
-            "asd:threshold": float(scale.threshold),
-            "asd:false_alarm_rate": scale.false_alarm_rate,
-            "asd:model_sha256": model.sha256,
+            "processing:software": {"asd": tags["ASD_VERSION"]},
+            "processing:lineage": f"{scene} scored by {model} ({tags['ASD_METHOD']})",
+            **_model(facts, origin),
+            "asd:score": tags["ASD_SCORE"],
+            "asd:threshold": float(tags["ASD_THRESHOLD"]),
+            "asd:false_alarm_rate": float(tags["ASD_FALSE_ALARM_RATE"]),
+            "asd:model_sha256": tags["ASD_MODEL_SHA256"],
         },
         "links": [],
-        "assets": _assets(job, facts, model, scale),
+        "assets": _assets(job, facts, origin),
     }
     return json.dumps(item, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -94,26 +136,18 @@ def _projection(grid: Grid) -> dict[str, Any]:
     return found
 
 
-def _model(model: Model, scale: ScoreScale) -> dict[str, Any]:
-    bands = model.header["bands"]
-    sides = {"shape": [-1, bands["count"], -1, -1], "dim_order": ["batch", "channel", "height", "width"]}
-    scores = {"shape": [-1, 1, -1, -1], "dim_order": ["batch", "channel", "height", "width"]}
+def _model(facts: MapFacts, origin: Origin) -> dict[str, Any]:
+    sides = {"dim_order": ["batch", "channel", "height", "width"], "data_type": "float32"}
+    bands = list(origin.bands)
+    taken = {"name": "bands of the scene", "bands": bands, "input": {"shape": [-1, len(bands), -1, -1], **sides}}
+    given = {"name": facts.description, "description": facts.unit, "tasks": ["segmentation"]}
     return {
-        "mlm:name": _model_name(model.path.stem),
-        "mlm:architecture": model.detector.name,
+        "mlm:name": _model_name(Path(origin.model).stem),
+        "mlm:architecture": facts.tags["ASD_METHOD"],
         "mlm:framework": "PyTorch",
         "mlm:tasks": ["segmentation"],
-        "mlm:input": [
-            {"name": "bands of the scene", "bands": list(bands["names"]), "input": {**sides, "data_type": "float32"}}
-        ],
-        "mlm:output": [
-            {
-                "name": scale.band.description,
-                "tasks": ["segmentation"],
-                "result": {**scores, "data_type": "float32"},
-                "description": scale.band.unit,
-            }
-        ],
+        "mlm:input": [taken],
+        "mlm:output": [{**given, "result": {"shape": [-1, 1, -1, -1], **sides}}],
     }
 
 
@@ -123,7 +157,7 @@ def _model_name(stem: str) -> str:
     return name if len(name) > 2 and name[0].isalpha() else f"asd-{name or 'model'}"
 
 
-def _assets(job: Job, facts: MapFacts, model: Model, scale: ScoreScale) -> dict[str, Any]:
+def _assets(job: Job, facts: MapFacts, origin: Origin) -> dict[str, Any]:
     folder = (job.stac or job.raster).parent
     assets: dict[str, Any] = {
         "raster": {
@@ -131,7 +165,7 @@ def _assets(job: Job, facts: MapFacts, model: Model, scale: ScoreScale) -> dict[
             "type": _COG,
             "title": "Score map",
             "roles": ["data"],
-            "raster:bands": [_band(facts, scale)],
+            "raster:bands": [_band(facts)],
         }
     }
     if job.polygons is not None:
@@ -142,11 +176,8 @@ def _assets(job: Job, facts: MapFacts, model: Model, scale: ScoreScale) -> dict[
     for style in job.styles:
         name = "style" if style.stem == job.raster.stem else "polygon_style"
         assets[name] = _asset(style, folder, "application/x-qgis-layer-settings", "QGIS style", "metadata")
-    assets["model"] = _asset(model.path, folder, "application/octet-stream", "Model file", "mlm:model")
-    assets["model"]["raster:bands"] = [
-        {"name": name, "data_type": model.header["bands"].get("dtype") or "other"}
-        for name in model.header["bands"]["names"]
-    ]
+    assets["model"] = _asset(Path(origin.model), folder, "application/octet-stream", "Model file", "mlm:model")
+    assets["model"]["raster:bands"] = [{"name": name, "data_type": origin.dtype} for name in origin.bands]
     return assets
 
 
@@ -154,13 +185,13 @@ def _asset(path: Path, folder: Path, kind: str, title: str, role: str) -> dict[s
     return {"href": _href(path, folder), "type": kind, "title": title, "roles": [role]}
 
 
-def _band(facts: MapFacts, scale: ScoreScale) -> dict[str, Any]:
+def _band(facts: MapFacts) -> dict[str, Any]:
     names = ("minimum", "maximum", "mean", "stddev", "valid_percent")
     found = {name: facts.statistics.get(f"STATISTICS_{name.upper()}") for name in names}
     band = {
-        "name": scale.kind,
-        "description": scale.band.description,
-        "unit": scale.band.unit,
+        "name": facts.tags["ASD_SCORE"],
+        "description": facts.description,
+        "unit": facts.unit,
         "data_type": "float32",
         "nodata": "nan",
         "sampling": "point" if facts.grid.area_or_point == "Point" else "area",

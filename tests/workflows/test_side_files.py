@@ -26,7 +26,9 @@ from asd_cli.errors import AsdError, OutputError
 from asd_cli.options import PredictOptions
 from asd_cli.raster.gdal import open_raster
 from asd_cli.raster.ramp import ScoreRamp
+from asd_cli.workflows.models import load_model
 from asd_cli.workflows.predict import PredictReport, predict
+from asd_cli.workflows.stac import Origin
 from asd_cli.workflows.style import qml
 
 Make = Callable[..., Path]
@@ -226,3 +228,9 @@ def test_an_item_across_the_antimeridian_of_a_scene_in_an_archive(
     assert facts["bbox"] == pytest.approx([179.99, -17.03, -179.98, -17])
     assert facts["properties"]["datetime"] is None  # nobody knows: any time
     assert facts["properties"]["start_datetime"] < facts["properties"]["end_datetime"]
+
+
+def test_the_origin_of_a_map_can_be_kept(scene: Path, random_model: Path) -> None:
+    origin = Origin.of(str(scene), load_model(random_model))
+    assert origin.acquired is not None
+    assert Origin.from_json(json.loads(json.dumps(origin.to_json()))) == origin
