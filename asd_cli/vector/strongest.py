@@ -16,8 +16,9 @@ import shapely
 from numpy.typing import NDArray
 
 from asd_cli.errors import InputError
+from asd_cli.options import POLYGON_SUFFIXES
 from asd_cli.raster.grid import Grid
-from asd_cli.vector.files import POLYGON_FAILURES, check_polygon_suffix
+from asd_cli.vector.files import POLYGON_FAILURES
 
 _SCORE = "score_max"
 
@@ -38,8 +39,11 @@ def read_strongest(path: Path, most: int, *, lower_is_anomalous: bool) -> Strong
     Raises:
         InputError: the file cannot be read, or has no `score_max`.
     """
+    suffix = path.suffix.lower()
+    if suffix not in POLYGON_SUFFIXES:
+        raise InputError(f"{path}: is no polygon file that asd predict writes; give {', '.join(POLYGON_SUFFIXES)}")
     with _reading(path):
-        if check_polygon_suffix(path) == ".parquet":
+        if suffix == ".parquet":
             return _from_parquet(path, most, ascending=lower_is_anomalous)
         layer = str(pyogrio.list_layers(path)[0][0])
         facts = pyogrio.read_info(path, layer=layer, force_feature_count=True)

@@ -153,6 +153,8 @@ def _polygon_target(options: PredictOptions, raster: Path, *, several: bool) -> 
 def _quicklook_target(given: str | None, raster: Path, *, several: bool) -> Path | None:
     if given is None:
         return None
+    if not given:
+        raise InputError("--quicklook: the name is empty (an unset variable?); name a PNG file or give .png")
     if several and not _is_suffix(given):
         raise InputError(f"--quicklook {given}: for several scenes give a suffix only: .png")
     target = raster.with_suffix(given.lower()) if _is_suffix(given) else Path(given)

@@ -33,8 +33,10 @@ _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_.\- ]+")
 
 @dataclass(frozen=True)
 class Origin:
-    """What an item tells of scene and model beyond the tags of the map: the model file, its bands, and when the scene was
-    taken. Plain values, so that a map can be finished where neither is at hand."""
+    """What an item tells of scene and model beyond the map's tags: the model file, its bands, when the scene was taken.
+
+    Plain values, so that a map can be finished where neither is at hand.
+    """
 
     model: str
     bands: tuple[str, ...]

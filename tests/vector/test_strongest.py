@@ -61,6 +61,7 @@ def test_files_that_are_no_polygons_of_ours(tmp_path: Path) -> None:
         (other, "has no column score_max"),
         (broken, "cannot be read"),
         (tmp_path / "no.fgb", "cannot be"),
+        (tmp_path / "a.shp", "is no polygon file that asd predict writes; give .gpkg, "),
     ):
         with pytest.raises(InputError, match=text) as caught:
             read_strongest(path, 3, lower_is_anomalous=False)

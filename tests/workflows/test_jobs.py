@@ -158,7 +158,8 @@ def test_side_files_go_beside_what_they_belong_to() -> None:
 def test_quicklooks_that_cannot_be_written() -> None:
     assert refusal("a.tif", quicklook="q.jpg") == "q.jpg: a quicklook cannot be written as '.jpg'; use .png"
     assert refusal("a.tif", quicklook=".jpg") == "anomaly.jpg: a quicklook cannot be written as '.jpg'; use .png"
-    assert refusal("a.tif", quicklook="") == ".: a quicklook cannot be written as ''; use .png"
+    text = "--quicklook: the name is empty (an unset variable?); name a PNG file or give .png"
+    assert refusal("a.tif", quicklook="") == text
     text = "--quicklook q.png: for several scenes give a suffix only: .png"
     assert refusal("a.tif", "b.tif", output="maps", quicklook="q.png") == text
     assert "the folder nowhere does not exist" in refusal("a.tif", quicklook="nowhere/x.png")

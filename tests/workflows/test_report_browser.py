@@ -117,6 +117,14 @@ def test_an_anomaly_is_marked_on_the_map_by_its_picture_and_by_its_number(browse
     assert find(browser, "#chosen").text == "Choose a number on the map or a picture below."
 
 
+def test_a_polygon_on_the_map_can_be_clicked(browser: webdriver.Chrome) -> None:
+    find(browser, "[data-layer='pins']").click()
+    browser.execute_script(
+        "document.querySelector(\".outline[data-number='4']\").dispatchEvent(new MouseEvent('click', {bubbles: true}))"
+    )
+    assert chosen(browser) == ["4", "4", "4"]
+
+
 def contrast(browser: webdriver.Chrome, selector: str) -> float:
     """WCAG contrast of a text against the card behind it."""
 

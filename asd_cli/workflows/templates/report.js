@@ -43,5 +43,5 @@
   for (const chip of all(".chip")) {
     chip.addEventListener("click", () => { if (select(chip.dataset.number)) one("#map").scrollIntoView({ block: "nearest" }); });
   }
-  for (const pin of all(".pin")) pin.addEventListener("click", () => select(pin.dataset.number));
+  for (const pin of all(".pin, .outline[data-number]")) pin.addEventListener("click", () => select(pin.dataset.number));
 })();
