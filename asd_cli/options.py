@@ -99,6 +99,9 @@ class PredictOptions:
     min_score: float | None = None
     mask: str | None = None
     area: str | None = None
+    style: bool = True
+    stac: bool = False
+    quicklook: str | None = None
     bands: tuple[int, ...] | None = None
     nodata: float | None = None
     window: int | None = None
@@ -162,6 +165,19 @@ class EvaluateOptions:
     plots: Path | None = None
     exact_limit: int = 4_000_000
     device: str = "auto"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Options of `asd report`; `bands` are those of the scene that are shown."""
+
+    raster: Path = Path("anomaly.tif")
+    output: Path = Path("report.html")
+    scene: str | None = None
+    polygons: Path | None = None
+    bands: tuple[int, ...] | None = None
+    top: int = 12
     overwrite: bool = False
 
 

@@ -89,6 +89,8 @@ def test_the_runs_left_what_the_readme_names(sandbox: Path) -> None:
         "updated.safetensors", "strict.gpkg", "loose.geojson", "far.tif", "maps/part 0_anomaly.tif",
         "maps/part 1_anomaly.fgb", "plots/roc.png", "figures.csv",
         "cut.gpkg", "strong.gpkg", "rare.geojson", "configured.tif", "forest.onnx", "forest_qgis.onnx",
+        "maps/part 1_anomaly.fgb", "plots/roc.png", "figures.csv", "anomaly.qml", "maps/item.json", "maps/item.png",
+        "report.html",
     ):  # fmt: skip
         assert (sandbox / name).is_file(), name
     assert not (sandbox / "far.gpkg").exists()

@@ -47,6 +47,7 @@ LIBRARIES: dict[str, set[str]] = {
     "shapely": {"vector"},
     "albumentations": {"data"},
     "matplotlib": {"workflows"},
+    "jinja2": {"workflows"},
     "safetensors": {"model_file", "methods", "workflows"},
     "onnx": {"nn"},
     "triton": {"nn"},

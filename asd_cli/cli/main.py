@@ -22,6 +22,7 @@ from asd_cli.cli.info import info
 from asd_cli.cli.merge import merge
 from asd_cli.cli.polygons import polygons
 from asd_cli.cli.predict import predict
+from asd_cli.cli.report import report
 from asd_cli.cli.shared import FILE
 from asd_cli.cli.train import train
 from asd_cli.cli.verbosity import messages, verbosity_options
@@ -125,5 +126,5 @@ def main(**given: Any) -> None:
 
 
 main.params.extend(verbosity_options(of_group=True))
-for command in (train, fit_gaussian, predict, merge, polygons, evaluate, compare, export, info):
+for command in (train, fit_gaussian, predict, merge, polygons, evaluate, compare, report, export, info):
     main.add_command(command)

@@ -92,6 +92,19 @@ Examples:
     help="Pixels to map, such as an area of interest: polygons or a raster, as for --mask; all others are nodata in "
     "the map. The scores inside are those of the whole map.",
 )
+@click.option(
+    "--style/--no-style",
+    default=default(PredictOptions, "style"),
+    help="Write a QGIS style (.qml) beside raster and polygons, so that both open coloured.",
+)
+@click.option("--stac", is_flag=True, help="Write a STAC item, OUTPUT.json, beside the raster.")
+@click.option(
+    "--quicklook",
+    type=NAME,
+    default=default(PredictOptions, "quicklook"),
+    metavar="FILE",
+    help="Picture of the map (.png, at most 1024 px a side), or just the suffix.",
+)
 @raster_options(PredictOptions)
 @click.option(
     "--max-memory",

@@ -18,8 +18,9 @@ import rasterio
 import rasterio.windows
 from rasterio._env import del_gdal_config  # it has no public name
 from rasterio.env import get_gdal_config, set_gdal_config
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from asd_cli.errors import RasterError
 from asd_cli.raster.windows import Window
 
 _OURS = logging.getLogger("asd_cli")
@@ -64,13 +65,13 @@ def _silence_libtiff() -> None:
 
 
 def _not_in_session(record: logging.LogRecord) -> bool:
-    """Log filter; it runs in the thread that logs."""
+    """Log filter; it runs in the thread that logs. Who asked for our debug lines hears GDAL, too."""
     if not getattr(_this_thread, "sessions", 0):
         return True
     if record.levelno == logging.WARNING and _this_thread.hear is not None:
         text = re.sub(r"^CPLE_\w+(:| in )\s*", "", record.getMessage())
         _this_thread.hear(" ".join(text.split()).rstrip("."))
-    return False
+    return _OURS.level == logging.DEBUG
 
 
 class _SharedCache:
@@ -119,6 +120,18 @@ def open_raster(path: str | Path, mode: str = "r", **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path, mode, **options)
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """A session in which failures of GDAL become `RasterError` about `path`."""
+    try:
+        with gdal_session():
+            yield
+    except RasterioError as error:
+        raise RasterError(
+            f"{path}: cannot be read ({gdal_reason(error)}); the file looks damaged, get it again"
+        ) from error
 
 
 def gdal_reason(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from affine import Affine
@@ -139,6 +139,12 @@ class Grid:
         meridian = _WGS84_AXIS * (1.0 - _WGS84_E2) / w2**1.5
         parallel = _WGS84_AXIS / math.sqrt(w2) * math.cos(latitude)
         return float(meridian * parallel * unit**2)
+
+    def drawn(self) -> Grid:
+        """Grid of polygons: without a geotransform, pixels with y upwards, where GIS programs place such a raster."""
+        if not self.transform.is_identity:
+            return self
+        return replace(self, transform=Affine(1, 0, 0, 0, -1, 0), crs=None)
 
     def same_as(self, other: Grid, tolerance: float = 0.01) -> bool:
         """Whether pixels coincide: same shape and CRS, and corners no more than `tolerance` pixels apart."""

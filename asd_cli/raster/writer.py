@@ -215,7 +215,7 @@ class MapWriter:
 
     def _virtual_map(self) -> Path:
         """A VRT of the parts with all that goes with the map; it and its empty model lie beside the parts."""
-        folder = self._parts.folder
+        folder = self._parts.folder.absolute()  # GDAL takes some relative names for its own
         empty, path = folder / "map.tif", folder / "map.vrt"
         with open_raster(empty, "w", **self._creation_options()) as dataset:
             self._describe(dataset)

@@ -23,7 +23,7 @@ LAYER = "anomalies"
 _DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf", ".parquet": "Parquet"}
 _ODD = frozenset("!;\t\r\n")  # pyogrio takes such a path for an archive's or a URL and cuts it
 _CLOCK = "OGR_CURRENT_DATE"
-_FAILURES = (
+POLYGON_FAILURES = (
     OSError,
     pyarrow.ArrowException,
     pyogrio.errors.DataSourceError,
@@ -34,6 +34,7 @@ _FAILURES = (
     pyogrio.errors.GeometryError,
     sqlite3.Error,
 )
+"""What reading and writing polygon files raises."""
 _GPKG_CHECKS = (
     "PRAGMA quick_check",
     f"SELECT count(*) FROM {LAYER}",
@@ -93,7 +94,7 @@ def write_polygons(
             count += len(part)
             _write_with_gdal(part, path, _DRIVERS[suffix], append=True)
         _check_written(path, suffix, count)
-    except _FAILURES as error:
+    except POLYGON_FAILURES as error:
         reason = " ".join(str(error).split()).replace(str(path), str(name))
         on_earth = suffix == ".geojson" and isinstance(error, pyogrio.errors.FeatureError)
         remedy = "choose .gpkg: GeoJSON holds longitudes and latitudes" if on_earth else "check the folder and the disk"

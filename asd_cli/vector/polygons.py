@@ -8,7 +8,6 @@ attributes (`attributes`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pyproj
 import shapely
-from affine import Affine
 from numpy.typing import NDArray
 
 from asd_cli.raster.grid import Grid
@@ -229,11 +227,6 @@ class PolygonStream:
         elif self._pixel_area is not None:
             area = pixels.astype(np.float64) * self._pixel_area
         return area, *longitude_latitude(polygons, self._crs)
-
-
-def drawing_grid(grid: Grid) -> Grid:
-    """Grid of the polygons: without a geotransform, pixels with y upwards, where GIS programs place such a raster."""
-    return replace(grid, transform=Affine(1, 0, 0, 0, -1, 0), crs=None) if grid.transform.is_identity else grid
 
 
 def simplified(polygons: NDArray[np.object_], tolerance: float) -> NDArray[np.object_]:

@@ -127,7 +127,7 @@ class Batch:
     def skipped(self, job: Job) -> None:
         """The files of a scene are there."""
         self._outcomes[job].status = "skipped"
-        _log.info("%s: skipped, there is %s already", job.scene, " and ".join(map(str, job.targets())))
+        _log.info("%s: skipped, there is %s already", job.scene, " and ".join(map(str, job.results())))
 
     def summary(self) -> str:
         """One line on all scenes."""

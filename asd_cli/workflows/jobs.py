@@ -24,10 +24,17 @@ class Job:
     scene: str
     raster: Path
     polygons: Path | None
+    styles: tuple[Path, ...] = ()
+    stac: Path | None = None
+    quicklook: Path | None = None
+
+    def results(self) -> list[Path]:
+        """The files that were asked for."""
+        return [path for path in (self.raster, self.polygons, self.stac, self.quicklook) if path is not None]
 
     def targets(self) -> list[Path]:
-        """The files to be written."""
-        return [self.raster] if self.polygons is None else [self.raster, self.polygons]
+        """The files to be written: results and styles."""
+        return [*self.results(), *self.styles]
 
 
 def find_jobs(options: PredictOptions) -> list[Job]:
@@ -58,10 +65,7 @@ def find_jobs(options: PredictOptions) -> list[Job]:
         rasters = [output]
     else:
         rasters = [output / f"{stem_of(scene)}_anomaly.tif" for scene in scenes]
-    return [
-        Job(scene, raster, _polygon_target(options, raster, several=several))
-        for scene, raster in zip(scenes, rasters, strict=True)
-    ]
+    return [_job(options, scene, raster, several=several) for scene, raster in zip(scenes, rasters, strict=True)]
 
 
 def find_scenes(given: str) -> Iterator[str]:
@@ -121,11 +125,24 @@ def _check_raster_suffix(raster: Path) -> None:
         )
 
 
+def _job(options: PredictOptions, scene: str, raster: Path, *, several: bool) -> Job:
+    polygons = _polygon_target(options, raster, several=several)
+    styled = [raster] if polygons is None else [raster, polygons]  # the same name with another ending: one style
+    return Job(
+        scene,
+        raster,
+        polygons,
+        styles=tuple(dict.fromkeys(path.with_suffix(".qml") for path in styled)) if options.style else (),
+        stac=raster.with_suffix(".json") if options.stac else None,
+        quicklook=_quicklook_target(options.quicklook, raster, several=several),
+    )
+
+
 def _polygon_target(options: PredictOptions, raster: Path, *, several: bool) -> Path | None:
     if not options.write_polygons:
         return None
     given = ".gpkg" if options.polygons is None else options.polygons
-    if given.startswith(".") and "/" not in given and not Path(given).suffix:  # a suffix only
+    if _is_suffix(given):
         target = raster.with_suffix(given.lower())
         check_polygon_suffix(target)
         return target
@@ -133,6 +150,24 @@ def _polygon_target(options: PredictOptions, raster: Path, *, several: bool) -> 
         raise InputError(f"--polygons {given}: for several scenes give a suffix only, such as .geojson")
     check_polygon_suffix(Path(given))
     return Path(given)
+
+
+def _quicklook_target(given: str | None, raster: Path, *, several: bool) -> Path | None:
+    if given is None:
+        return None
+    if not given:
+        raise InputError("--quicklook: the name is empty (an unset variable?); name a PNG file or give .png")
+    if several and not _is_suffix(given):
+        raise InputError(f"--quicklook {given}: for several scenes give a suffix only: .png")
+    target = raster.with_suffix(given.lower()) if _is_suffix(given) else Path(given)
+    if target.suffix.lower() != ".png":
+        raise OutputError(f"{target}: a quicklook cannot be written as '{target.suffix}'; use .png")
+    return target
+
+
+def _is_suffix(given: str) -> bool:
+    """Whether a name is an ending only, such as ``.gpkg``."""
+    return given.startswith(".") and "/" not in given and not Path(given).suffix and len(given) > 1
 
 
 def check_targets(
@@ -176,18 +211,19 @@ def _check_one(
                 f"{target}: would be written for both {owners[target]} and {job.scene}; run them separately"
             )
     owners.update(dict.fromkeys(job.targets(), job.scene))
-    there = [target for target in job.targets() if _exists(str(target))] if existing is not None else []
     # of a run that was killed while it renamed its files the work folder is still there
     going_on = options.resume and work_folder(job.raster).is_dir()
-    if existing is not None and there == job.targets() and not going_on:
-        existing(job)
-        return
-    if there and job.polygons is not None and not going_on:
-        missing = job.polygons if there == [job.raster] else job.raster
-        raise TargetError(
-            f"{there[0]}: exists already, but {missing} does not; "
-            "remove it, or take --overwrite in place of --skip-existing"
-        )
+    if existing is not None and not going_on:
+        there = [path for path in job.results() if _exists(str(path))]
+        if there == job.results():
+            existing(job)
+            return
+        if there:
+            missing = next(path for path in job.results() if path not in there)
+            raise TargetError(
+                f"{there[0]}: exists already, but {missing} does not; "
+                "remove it, or take --overwrite in place of --skip-existing"
+            )
     for target in job.targets():
         check_target(target, overwrite=options.overwrite or going_on)
     if not (options.resume or options.overwrite or options.shard):

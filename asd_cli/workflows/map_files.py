@@ -15,11 +15,13 @@ from asd_cli.raster.windows import Window
 from asd_cli.raster.writer import MapWriter
 from asd_cli.staging import StagedFiles, check_target
 from asd_cli.vector.files import write_polygons
-from asd_cli.vector.polygons import PolygonStream, drawing_grid
+from asd_cli.vector.polygons import PolygonStream
 from asd_cli.workflows.jobs import Job
 from asd_cli.workflows.map_job import MapJob
 from asd_cli.workflows.mapping import Behind, Map
 from asd_cli.workflows.scores import Level
+from asd_cli.workflows.side_files import write_side_files
+from asd_cli.workflows.stac import Origin
 from asd_cli.workflows.stages import StageClock
 from asd_cli.workflows.work_folder import WorkFolder
 
@@ -56,8 +58,8 @@ class _Counts:
 def make_files(
     work: WorkFolder, targets: Job, source: Source, findings: Findings, *, overwrite: bool, clock: StageClock
 ) -> Made:
-    """Write raster and polygons from the windows that `source` gives, keeping those that are not parts yet, and remove
-    the work folder; all files or none.
+    """Write raster, polygons and what lies beside them from the windows that `source` gives, keeping those that are not
+    parts yet, and remove the work folder; all files or none.
 
     Raises:
         OutputError: a file cannot be written. RasterError: bad blocks have left no valid pixel.
@@ -83,6 +85,9 @@ def make_files(
         if stream is not None and targets.polygons is not None:
             with clock.busy("finish polygons"):
                 count = write_polygons(stream.batches(), staged.stage(targets.polygons), target=targets.polygons)
+        with clock.busy("side files"):
+            origin = None if job.beside.origin is None else Origin.from_json(job.beside.origin)
+            write_side_files(targets, path, staged, origin)
         staged.commit()
     work.finish()
     return Made(counts.valid, counts.anomalous, findings, count)
@@ -130,7 +135,7 @@ def _polygon_stream(job: MapJob, targets: Job) -> PolygonStream | None:
     if job.polygons is None or targets.polygons is None:
         return None
     return PolygonStream(
-        drawing_grid(job.grid),
+        job.grid.drawn(),
         connectivity=job.polygons.connectivity,
         min_area=job.polygons.min_area,
         simplify=job.polygons.simplify,

@@ -27,6 +27,16 @@ class PolygonJob:
 
 
 @dataclass(frozen=True)
+class SideJob:
+    """Files beside raster and polygons (relative to the folder of the raster), and what `stac.Origin` gave as JSON."""
+
+    styles: tuple[str, ...] = ()
+    stac: str | None = None
+    quicklook: str | None = None
+    origin: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class MapJob:
     """A map to be made. `side`: of its windows in pixels. `fingerprint`: what the scores depend on, by name."""
 
@@ -36,6 +46,7 @@ class MapJob:
     level: Level
     tags: Mapping[str, str]
     polygons: PolygonJob | None
+    beside: SideJob
     fingerprint: Mapping[str, str]
 
     def windows(self) -> Iterator[Window]:
@@ -63,6 +74,7 @@ class MapJob:
             "score": self.level.kind,
             "threshold": float(self.level.threshold),
             "polygons": None if self.polygons is None else vars(self.polygons),
+            "beside": vars(self.beside),
             "tags": dict(self.tags),
         }
 
@@ -82,6 +94,7 @@ class MapJob:
             level=Level(values["score"], np.float32(values["threshold"])),
             tags=values["tags"],
             polygons=None if values["polygons"] is None else PolygonJob(**values["polygons"]),
+            beside=SideJob(**{**values["beside"], "styles": tuple(values["beside"]["styles"])}),
             fingerprint=values["fingerprint"],
         )
 

@@ -67,6 +67,15 @@ def _merge_one(raster: Path, progress: Callable[[int, int], None], *, overwrite:
 
 def _targets(job: MapJob, raster: Path) -> Job:
     """The files that are made, where the raster is this."""
-    if job.polygons is None:
-        return Job(job.scene, raster, None)
-    return Job(job.scene, raster, Path(os.path.normpath(raster.parent / job.polygons.file)))
+
+    def placed(file: str | None) -> Path | None:
+        return None if file is None else Path(os.path.normpath(raster.parent / file))
+
+    return Job(
+        job.scene,
+        raster,
+        placed(None if job.polygons is None else job.polygons.file),
+        styles=tuple(path for file in job.beside.styles if (path := placed(file))),
+        stac=placed(job.beside.stac),
+        quicklook=placed(job.beside.quicklook),
+    )

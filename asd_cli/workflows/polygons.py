@@ -18,7 +18,7 @@ from asd_cli.raster.scene import Scene
 from asd_cli.raster.windows import write_windows
 from asd_cli.staging import StagedFiles, check_not_read
 from asd_cli.vector.files import check_polygon_suffix, write_polygons
-from asd_cli.vector.polygons import PolygonStream, drawing_grid
+from asd_cli.vector.polygons import PolygonStream
 from asd_cli.workflows.scores import Kind, ScoreScale, checked_threshold, is_anomalous
 
 _WINDOW = 1024
@@ -75,7 +75,7 @@ def draw_polygons(
         kind, threshold = _scale(options)
         stack.enter_context(gdal_session())
         stream = PolygonStream(
-            drawing_grid(scene.grid),
+            scene.grid.drawn(),
             connectivity=options.connectivity,
             min_area=options.min_area,
             simplify=options.simplify,

@@ -26,12 +26,13 @@ from asd_cli.workflows.fingerprint import fingerprint
 from asd_cli.workflows.found_blocks import FoundBlocks
 from asd_cli.workflows.jobs import Job
 from asd_cli.workflows.map_files import Made, keep_parts, make_files
-from asd_cli.workflows.map_job import MapJob, PolygonJob
+from asd_cli.workflows.map_job import MapJob, PolygonJob, SideJob
 from asd_cli.workflows.mapping import BlockMapper, Map, map_scene
 from asd_cli.workflows.masks import mask_tags, masked_readers
 from asd_cli.workflows.memory import MIB, MemoryPlan
 from asd_cli.workflows.models import Model
 from asd_cli.workflows.scores import Level, ScoreScale
+from asd_cli.workflows.stac import Origin
 from asd_cli.workflows.stages import StageClock
 from asd_cli.workflows.work_folder import WorkFolder, work_folder
 
@@ -62,6 +63,9 @@ class PredictReport:
     shard: tuple[int, int] | None = None
     bad_block_count: int = 0
     bad_blocks: Sequence[Mapping[str, Any]] = ()
+    styles: tuple[Path, ...] = ()
+    stac: Path | None = None
+    quicklook: Path | None = None
 
     @property
     def anomalous_share(self) -> float:
@@ -86,10 +90,10 @@ class PredictReport:
         return "\n".join([*lines, f"  {'in all':<16}{self.seconds:8.2f} s (stages overlap)"])
 
     def paths(self) -> list[Path]:
-        """The files written; the work folder of a shard."""
+        """The files written that were asked for, styles not among them; the work folder of a shard."""
         if self.shard is not None:
             return [work_folder(self.raster)]
-        return Job(self.scene, self.raster, self.polygons).targets()
+        return Job(self.scene, self.raster, self.polygons, stac=self.stac, quicklook=self.quicklook).results()
 
     def as_json(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
@@ -281,15 +285,19 @@ def report(
         shard=shard,
         bad_block_count=len(made.findings.bad_blocks()),
         bad_blocks=made.findings.as_json(),
+        styles=job.styles,
+        stac=job.stac,
+        quicklook=job.quicklook,
     )
 
 
 def _map_job(job: Job, scene: Scene, shared: Shared) -> MapJob:
-    options = shared.options
-    polygons = None
+    options, polygons = shared.options, None
+    names = {path: os.path.relpath(path, job.raster.parent) for path in job.targets()}
     if job.polygons is not None:
-        file = os.path.relpath(job.polygons, job.raster.parent)
-        polygons = PolygonJob(file, options.connectivity, options.min_area, options.simplify, options.min_score)
+        polygons = PolygonJob(
+            names[job.polygons], options.connectivity, options.min_area, options.simplify, options.min_score
+        )
     return MapJob(
         scene=job.scene,
         grid=scene.grid,
@@ -297,6 +305,12 @@ def _map_job(job: Job, scene: Scene, shared: Shared) -> MapJob:
         level=Level(shared.scale.kind, shared.scale.threshold),
         tags=_tags(shared.model, shared.scale, job, options),
         polygons=polygons,
+        beside=SideJob(
+            styles=tuple(names[path] for path in job.styles),
+            stac=names[job.stac] if job.stac else None,
+            quicklook=names[job.quicklook] if job.quicklook else None,
+            origin=Origin.of(job.scene, shared.model).to_json() if job.stac else None,
+        ),
         fingerprint=fingerprint(scene, shared.model, options, polygons),
     )
 

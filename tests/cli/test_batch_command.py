@@ -80,8 +80,9 @@ def test_dry_run(random_model: Path, folder: Path) -> None:
 def test_an_interrupted_batch_is_reported(folder: Path, make_scene: Make, random_model: Path) -> None:
     make_scene(folder / "large.tif", np.random.default_rng(0).integers(1, 255, (3, 2000, 2000), dtype=np.uint8))
     words = ["predict", "a.tif", "large.tif", "b.tif", "-o", "maps", "-m", str(random_model), "--report", "r.json"]
+    words += ["--window", "512"]
     process = subprocess.Popen([sys.executable, "-m", "asd_cli", *words], stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not list(folder.glob("maps/.large*")):
+    while process.poll() is None and not list(folder.glob("maps/large*.parts/journal.jsonl")):
         time.sleep(0.05)
     process.terminate()
     _, messages = process.communicate(timeout=120)
@@ -90,7 +91,12 @@ def test_an_interrupted_batch_is_reported(folder: Path, make_scene: Make, random
     report = json.loads((folder / "r.json").read_text())
     assert (report["status"], report["exit_code"]) == ("interrupted", 130)
     assert [scene["status"] for scene in report["scenes"]] == ["done", "interrupted", "waiting"]
-    assert sorted(path.name for path in (folder / "maps").iterdir()) == ["a_anomaly.gpkg", "a_anomaly.tif"]
+    assert sorted(path.name for path in (folder / "maps").iterdir()) == [
+        "a_anomaly.gpkg",
+        "a_anomaly.qml",
+        "a_anomaly.tif",
+        "large_anomaly.tif.parts",
+    ]
 
 
 def test_exit_codes_are_in_the_help() -> None:

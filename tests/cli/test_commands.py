@@ -24,6 +24,7 @@ from asd_cli.options import (
     MergeOptions,
     PolygonsOptions,
     PredictOptions,
+    ReportOptions,
     TileOptions,
     TrainOptions,
 )
@@ -38,6 +39,7 @@ CLASSES = {
     "compare": CompareOptions,
     "polygons": PolygonsOptions,
     "export": ExportOptions,
+    "report": ReportOptions,
 }
 NOT_OPTIONS = {"predict": {"command"}, "evaluate": {"exact_limit"}}  # set by the command line, or by programs only
 NEEDED = {
@@ -46,7 +48,7 @@ NEEDED = {
     "polygons": ["-o", "a.gpkg"],
     "export": ["-o", "a.onnx"],
 }
-MUST_BE_GIVEN = {command: {"output", *({"model"} if command == "export" else ())} for command in NEEDED}
+MUST_BE_GIVEN = {command: {"output"} for command in NEEDED} | {"export": {"output", "model"}, "report": {"raster"}}
 ONLY_CLI = {"dry_run", "show_profile", "as_json", "debug", "version", "help"}
 
 
@@ -123,7 +125,7 @@ def test_examples_can_be_parsed(line: str) -> None:
     words = shlex.split(line)
     assert words[:1] == ["asd"]
     params = parsed(*words[1:])
-    assert params.get("tiles") or params.get("scenes") or params.get("model") or params.get("map") or params.get("maps")
+    assert any(params.get(name) for name in ("tiles", "scenes", "model", "map", "maps", "raster"))
 
 
 def test_lists_of_numbers() -> None:
@@ -179,6 +181,8 @@ def test_file_arguments_complete_to_files() -> None:
                 "map",
                 "mask",
                 "area",
+                "raster",
+                "quicklook",
             ):
                 assert isinstance(param.type, click.Path), f"{command.name} {param.name}"
 

@@ -62,7 +62,7 @@ def test_several_maps_by_their_folders(random_model: Path, folder: Path) -> None
     assert (first["raster"], second["polygons"]) == ("maps/a_anomaly.tif", "maps/b_anomaly.gpkg")
     assert first["valid_pixels"] == 540 * 20
     assert sorted(path.name for path in (folder / "maps").iterdir()) == [
-        "a_anomaly.gpkg", "a_anomaly.tif", "b_anomaly.gpkg", "b_anomaly.tif",
+        f"{name}_anomaly.{suffix}" for name in "ab" for suffix in ("gpkg", "qml", "tif")
     ]  # fmt: skip
 
 

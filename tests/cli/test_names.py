@@ -62,7 +62,7 @@ def test_predict(here: Path, random_model: Path, name: str) -> None:
     shutil.move("plain.tif", here / scene)
     given = f"./{scene}" if name.startswith("@") else scene  # @ names a list
     check(call("predict", "-m", str(random_model), "-o", target, "--polygons", suffix, "--", given))
-    assert sorted(listed(here)) == sorted([scene, target, f"{name} map{suffix}"])
+    assert sorted(listed(here)) == sorted([scene, target, f"{name} map.qml", f"{name} map{suffix}"])
     with rasterio.open(here / target) as dataset:
         assert dataset.shape == (20, 24)
         assert dataset.tags()["ASD_SCENE"].strip() == scene.replace("\x1b", "").strip()  # GDAL leaves these out

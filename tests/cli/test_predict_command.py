@@ -136,7 +136,11 @@ def test_what_is_finished_is_told_when_a_later_scene_fails(random_model: Path, f
     assert result.exit_code == 1
     assert result.stdout == "a_anomaly.tif\na_anomaly.gpkg\n"
     assert "Error: b.tif: bands 1, 2, 3 cannot be read" in result.stderr
-    assert sorted(p.name for p in folder.iterdir()) == ["a.tif", "a_anomaly.gpkg", "a_anomaly.tif", "b.tif"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "a.tif",
+        *(f"a_anomaly.{s}" for s in ("gpkg", "qml", "tif")),
+        "b.tif",
+    ]
 
 
 def test_names_with_a_leading_dash(random_model: Path) -> None:
@@ -192,7 +196,11 @@ def test_as_a_program(random_model: Path, folder: Path) -> None:
     failed = start("nope.tif", "-o", "map.tif", "-m", str(random_model))
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr == "Error: nope.tif: no such file; check the path\n"
-    assert sorted(p.name for p in folder.iterdir()) == ["a.tif", "b.tif", "ä [1].gpkg", "ä [1].tif"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "a.tif",
+        "b.tif",
+        *(f"ä [1].{s}" for s in ("gpkg", "qml", "tif")),
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -88,7 +88,7 @@ def test_rasters(
     scores = check_map(scene, report, drawn)
     check_polygons(report, scores, drawn, connectivity)
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith("scene.tif")) == sorted(
-        ["map.tif", f"map{suffix}"]
+        ["map.qml", "map.tif", f"map{suffix}"]
     )
     ENDINGS[
         "mapped: " + ("all pixels valid" if drawn.valid.all() else "some" if drawn.valid.any() else "none valid")

@@ -37,8 +37,9 @@ def refusal(*scenes: str, **options: Any) -> str:
 
 
 def test_one_scene_and_a_file() -> None:
-    assert planned("scenes/a.tif") == [Job("scenes/a.tif", Path("anomaly.tif"), Path("anomaly.gpkg"))]
-    assert planned("scenes/a.tif", write_polygons=False)[0].targets() == [Path("anomaly.tif")]
+    style = (Path("anomaly.qml"),)
+    assert planned("scenes/a.tif") == [Job("scenes/a.tif", Path("anomaly.tif"), Path("anomaly.gpkg"), style)]
+    assert planned("scenes/a.tif", write_polygons=False, style=False)[0].targets() == [Path("anomaly.tif")]
     assert planned("a.tif", output="a.b.TIF")[0].polygons == Path("a.b.gpkg")
 
 
@@ -137,6 +138,34 @@ def test_targets_that_exist(folder: Path) -> None:
     assert refusal("scenes/a.tif") == text
     assert planned("scenes/a.tif", overwrite=True)
     assert planned("scenes/a.tif", write_polygons=False)
+    for name in ("anomaly.qml", "anomaly.json", "anomaly.png"):
+        (folder / name).touch()
+        text = f"{name}: exists already; choose another name or add --overwrite"
+        assert refusal("scenes/a.tif", write_polygons=False, stac=True, quicklook=".png") == text
+        (folder / name).unlink()
+
+
+def test_side_files_go_beside_what_they_belong_to() -> None:
+    one = planned("a.tif", output="maps/x.tif", polygons="y.geojson", stac=True, quicklook="maps/z.PNG")[0]
+    assert one.styles == (Path("maps/x.qml"), Path("y.qml"))
+    assert (one.stac, one.quicklook) == (Path("maps/x.json"), Path("maps/z.PNG"))
+    assert one.results() == [Path(n) for n in ("maps/x.tif", "y.geojson", "maps/x.json", "maps/z.PNG")]
+    assert one.targets() == [*one.results(), *one.styles]
+    several = planned("scenes/[ab].tif", output="maps", stac=True, quicklook=".png")
+    assert [job.quicklook for job in several] == [Path(f"maps/{n}_anomaly.png") for n in "ab"]
+    assert [job.stac for job in several] == [Path(f"maps/{n}_anomaly.json") for n in "ab"]
+    assert planned("a.tif", write_polygons=False)[0].styles == (Path("anomaly.qml"),)
+    assert planned("a.tif", style=False)[0].styles == ()
+
+
+def test_quicklooks_that_cannot_be_written() -> None:
+    assert refusal("a.tif", quicklook="q.jpg") == "q.jpg: a quicklook cannot be written as '.jpg'; use .png"
+    assert refusal("a.tif", quicklook=".jpg") == "anomaly.jpg: a quicklook cannot be written as '.jpg'; use .png"
+    text = "--quicklook: the name is empty (an unset variable?); name a PNG file or give .png"
+    assert refusal("a.tif", quicklook="") == text
+    text = "--quicklook q.png: for several scenes give a suffix only: .png"
+    assert refusal("a.tif", "b.tif", output="maps", quicklook="q.png") == text
+    assert "the folder nowhere does not exist" in refusal("a.tif", quicklook="nowhere/x.png")
 
 
 @pytest.mark.parametrize("overwrite", [True, False])

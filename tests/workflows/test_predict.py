@@ -115,7 +115,7 @@ def test_the_map_does_not_depend_on_threads_or_memory(
     assert torch.get_num_threads() == before
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
     assert (tmp_path / "a.gpkg").read_bytes() == (tmp_path / "b.gpkg").read_bytes()
-    expected = {"read", "compute", "score", "write", "polygons", "finish raster", "finish polygons"}
+    expected = {"read", "compute", "score", "write", "polygons", "finish raster", "finish polygons", "side files"}
     assert set(report.stages) == expected
     assert all(seconds >= 0 for seconds in report.stages.values())
 

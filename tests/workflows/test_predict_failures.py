@@ -259,7 +259,7 @@ def test_a_failure_at_any_stage_leaves_parts_or_nothing(
     if left:
         monkeypatch.undo()
         run(scene, out, random_model, overwrite=old, resume=True)
-        assert sorted(path.name for path in out.parent.iterdir()) == ["map.gpkg", "map.tif"]
+        assert sorted(path.name for path in out.parent.iterdir()) == ["map.gpkg", "map.qml", "map.tif"]
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -288,7 +288,7 @@ def test_overwrite_replaces_all(scene: Path, random_model: Path, out: Path) -> N
     out.with_name("map.tif.aux.xml").write_text("statistics of the old one")
     run(scene, out, random_model, overwrite=True)
     assert (out.read_bytes(), out.with_suffix(".gpkg").read_bytes()) == first
-    assert sorted(path.name for path in out.parent.iterdir()) == ["map.gpkg", "map.tif"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["map.gpkg", "map.qml", "map.tif"]
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", ".parquet"])
@@ -297,7 +297,9 @@ def test_odd_names(scene: Path, random_model: Path, out: Path, name: str, suffix
     odd = scene.with_name(f"{name}.tif")
     shutil.copy(scene, odd)
     report = run(odd, out.with_name(f"{name}.tif"), random_model, polygons=suffix)
-    assert sorted(p.name for p in out.parent.iterdir()) == sorted([f"{name}{suffix}", f"{name}.tif"])
+    assert sorted(p.name for p in out.parent.iterdir()) == sorted(
+        f"{name}{ending}" for ending in (suffix, ".qml", ".tif")
+    )
     with open_raster(report.raster) as dataset:
         assert dataset.tags()["ASD_SCENE"] == odd.name
 
@@ -309,7 +311,7 @@ def test_a_leading_dash_and_brackets_in_the_current_folder(
     shutil.copy("scene.tif", "-s [1].tif")
     report = run("-s [1].tif", Path("-m [1].tif"), random_model)
     assert report.valid_pixels == 4200
-    assert sorted(os.listdir()) == ["-m [1].gpkg", "-m [1].tif", "-s [1].tif", "scene.tif"]  # noqa: PTH208
+    assert sorted(os.listdir()) == ["-m [1].gpkg", "-m [1].qml", "-m [1].tif", "-s [1].tif", "scene.tif"]  # noqa: PTH208
 
 
 def test_sources_of_a_scene_are_never_written_over(scene: Path, random_model: Path, tmp_path: Path) -> None:
@@ -383,7 +385,7 @@ def test_batches(scene: Path, random_model: Path, out: Path) -> None:
     reports = predict(options, progress=lambda *s: seen.append(s), finished=lambda r: done.append(r.scene))
     assert [r.scene for r in reports] == done == [str(scene.with_name(f"{n}.tif")) for n in ("b", "c", "scene")]
     assert sorted(p.name for p in out.parent.iterdir()) == sorted(
-        f"{n}_anomaly{s}" for n in ("b", "c", "scene") for s in (".tif", ".fgb")
+        f"{n}_anomaly{s}" for n in ("b", "c", "scene") for s in (".tif", ".fgb", ".qml")
     )
     assert seen[-1] == (3 * 4200, 3 * 4200)
     assert {total for _, total in seen} == {3 * 4200}

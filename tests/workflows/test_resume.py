@@ -67,7 +67,7 @@ def expected(options: PredictOptions, tmp_path_factory: pytest.TempPathFactory) 
     out = tmp_path_factory.mktemp("unbroken") / "map.tif"
     report = run(options, out)
     assert report.polygon_count
-    assert sorted(files(out)) == ["map.gpkg", "map.tif"]
+    assert sorted(files(out)) == ["map.gpkg", "map.qml", "map.tif"]
     return files(out), report
 
 
@@ -145,9 +145,8 @@ def test_only_what_is_missing_is_computed(
     assert pixels[-1] == (560 * 600, 560 * 600)
     assert caplog.messages[1] == f"{folder}: 2 of {PARTS} parts are there already"
     assert files(out) == expected[0]
-    assert replace(report, seconds=0, stages={}, raster=out, polygons=None) == replace(
-        expected[1], seconds=0, stages={}, raster=out, polygons=None
-    )
+    alike = {"seconds": 0, "stages": {}, "raster": out, "polygons": None, "styles": ()}
+    assert replace(report, **alike) == replace(expected[1], **alike)
 
 
 def files_of(folder: Path) -> list[str]:
@@ -272,7 +271,7 @@ def test_every_option_is_either_free_or_part_of_the_fingerprint() -> None:
     assert names >= fingerprints.FREE_OPTIONS
     assert names - fingerprints.FREE_OPTIONS == {
         *("score", "false_alarm_rate", "threshold", "min_area", "simplify", "connectivity", "nodata"),
-        *("mask", "area", "min_score", "on_bad_block"),
+        *("mask", "area", "min_score", "on_bad_block", "style", "stac", "quicklook"),
     }
 
 
@@ -328,7 +327,7 @@ def test_killed_while_the_files_are_renamed(
         with pytest.raises(Killed):
             run(options, out)
     left = files_of(out.parent)
-    assert len(left) == 3
+    assert len(left) == 4
     assert {"map.tif", "map.tif.parts"} < set(left)
     assert "exists already" in refusal(OutputError, options, out)
     run(options, out, resume=True)
@@ -394,6 +393,7 @@ def test_shards_in_any_order_merge_to_the_file_of_one_run(
     assert files(out) == expected[0]
     assert report.as_json() | {"seconds": 0, "stages": {}} == expected[1].as_json() | {
         "seconds": 0, "stages": {}, "raster": out, "polygons": out.with_suffix(".gpkg"),
+        "styles": (out.with_suffix(".qml"),),
     }  # fmt: skip
 
 
