@@ -111,6 +111,7 @@ class PredictOptions:
     device: str = "auto"
     resume: bool = False
     shard: tuple[int, int] | None = None
+    scheduler: str | None = None
     on_error: Literal["fail", "skip"] = "fail"
     on_bad_block: Literal["fail", "mask"] = "fail"
     skip_existing: bool = False

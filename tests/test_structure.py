@@ -52,6 +52,8 @@ LIBRARIES: dict[str, set[str]] = {
     "onnx": {"nn"},
     "triton": {"nn"},
     "timm": {"methods"},
+    "dask": {"workflows"},
+    "distributed": {"workflows"},
     "onnxruntime": {"nn", "methods"},
 }
 """The only parts that may import these libraries."""
@@ -115,9 +117,10 @@ def test_the_ladder_has_no_cycle() -> None:
 
 def test_every_import_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    texts = [*project["dependencies"], *project["optional-dependencies"]["backbones"]]
+    extras = project["optional-dependencies"]
+    texts = [*project["dependencies"], *extras["backbones"], *extras["distributed"]]
     declared = {text.split(">")[0].strip().replace("-", "_") for text in texts}
-    brought = {"affine", "triton"}  # by rasterio, and by the CUDA builds of torch
+    brought = {"affine", "triton", "dask"}  # by rasterio, the CUDA builds of torch, and distributed
     used = {module.split(".")[0] for tree in TREES.values() for module in imports(tree)}
     used -= {*sys.stdlib_module_names, "asd_cli"}
     assert used - declared - brought == set()

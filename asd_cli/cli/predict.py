@@ -133,7 +133,7 @@ Examples:
     default=default(PredictOptions, "workers"),
     help="Threads that read ahead. [default: one for every four processors, at most 4]",
 )
-@device_option(PredictOptions)
+@device_option(PredictOptions, several=True)
 @click.option(
     "--resume",
     is_flag=True,
@@ -144,6 +144,12 @@ Examples:
     type=Shard(),
     default=default(PredictOptions, "shard"),
     help="Only make the parts of shard K of N, on a machine of its own, say; asd merge OUTPUT makes the files of all.",
+)
+@click.option(
+    "--scheduler",
+    default=default(PredictOptions, "scheduler"),
+    metavar="ADDRESS",
+    help="Compute on the workers of a Dask scheduler, tcp://HOST:PORT, or on local:N processes of this machine.",
 )
 @click.option(
     "--on-error",
@@ -227,10 +233,10 @@ def _command(words: list[str]) -> str:
     kept: list[str] = []
     rest = iter(words[start:])
     for word in rest:
-        if word == "--shard":
+        if word in ("--shard", "--scheduler"):
             next(rest, None)
         elif word == "--":
             kept += [word, *rest]
-        elif word != "--resume" and not word.startswith("--shard="):
+        elif word != "--resume" and not word.startswith(("--shard=", "--scheduler=")):
             kept.append(word)
     return shlex.join(["asd", *kept])

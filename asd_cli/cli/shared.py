@@ -122,13 +122,14 @@ def calibration_options(options: type[Any], *, holdout: str) -> Callable[[F], F]
     return decorate
 
 
-def device_option(options: type[Any]) -> Callable[[F], F]:
-    """``--device``."""
+def device_option(options: type[Any], *, several: bool = False) -> Callable[[F], F]:
+    """``--device``; `several`: a list is understood."""
+    more = ", or several GPUs at once: cuda:0,cuda:1" if several else ""
     return click.option(
         "--device",
         default=default(options, "device"),
         metavar="auto|cpu|cuda[:N]|mps",
-        help="Where to compute; auto takes a GPU when there is one.",
+        help=f"Where to compute; auto takes a GPU when there is one{more}.",
     )
 
 

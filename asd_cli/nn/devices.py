@@ -37,6 +37,22 @@ def resolve_device(name: str) -> torch.device:
     raise InputError(f"--device {name}: not on this machine; here are: {', '.join(available_devices())}")
 
 
+def resolve_devices(names: str) -> list[torch.device]:
+    """Devices for names separated by commas, of one kind; each GPU once, as it is as fast alone.
+
+    Raises:
+        InputError: as of `resolve_device`, or they do not go together.
+    """
+    devices = [resolve_device(name.strip()) for name in names.split(",")]
+    if len({device.type for device in devices}) > 1:
+        raise InputError(f"--device {names}: of several kinds, whose maps differ in the last digits; name one kind")
+    if devices[0].type != "cpu" and len(set(devices)) < len(devices):
+        raise InputError(f"--device {names}: names a device twice; name each once")
+    if len(devices) > 1 and any(device.type == "cuda" and device.index is None for device in devices):
+        raise InputError(f"--device {names}: cuda is any of them; name each by its number, such as cuda:0,cuda:1")
+    return devices
+
+
 def available_devices() -> list[str]:
     """Names of the devices of this machine."""
     names = ["cpu"]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 from xml.etree import ElementTree
 
 import numpy as np
@@ -93,28 +93,41 @@ class Parts:
         checksum = None
         with _guard(self._target):
             if not np.isnan(values).all():
-                checksum = self._write(self._file(window), np.ascontiguousarray(values, "<f4"))
-            entry = {"row": window.row, "col": window.col, "height": window.height, "width": window.width}
-            self._note({**entry, "crc": checksum})
+                temporary, checksum = _written(self._file(window), values)
+                try:
+                    temporary.replace(self._file(window))
+                except BaseException:
+                    with suppress(OSError):
+                        temporary.unlink()
+                    raise
+            self._finished(window, checksum)
+
+    def adopt(self, window: Window, name: str | None, checksum: int | None) -> bool:
+        """Make a part what `write_apart` gave of a window, perhaps on another machine; when this returns, it is on the
+        disk. False: the file is not seen here as it was written.
+
+        Raises:
+            OutputError: the disk is full or failing.
+        """
+        with _guard(self._target):
+            if name is not None:
+                try:
+                    values = (self.folder / name).read_bytes()
+                except FileNotFoundError:
+                    return False
+                if zlib.crc32(values) != checksum:
+                    return False
+                (self.folder / name).replace(self._file(window))
+            self._finished(window, checksum)
+        return True
+
+    def _finished(self, window: Window, checksum: int | None) -> None:
+        entry = {"row": window.row, "col": window.col, "height": window.height, "width": window.width}
+        self._note({**entry, "crc": checksum})
         self._checksums[window] = checksum
 
     def _file(self, window: Window) -> Path:
-        return self.folder / f"r{window.row:07d}c{window.col:07d}.f32"
-
-    @staticmethod
-    def _write(path: Path, values: NDArray[Any]) -> int:
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(values.data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
-        return zlib.crc32(values.data)
+        return _path(self.folder, window)
 
     def _note(self, entry: dict[str, int | None]) -> None:
         if self._journal is None:
@@ -153,6 +166,42 @@ class Parts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def write_apart(
+    folder: Path, window: Window, values: NDArray[np.float32], *, target: Path
+) -> tuple[str | None, int | None]:
+    """Write (K, h, w) of a window into a folder of parts that another process keeps, for it to `Parts.adopt`: name of
+    the file and its checksum, None without a valid pixel.
+
+    Raises:
+        OutputError: the disk is full or failing.
+    """
+    if np.isnan(values).all():
+        return None, None
+    with _guard(target):
+        path, checksum = _written(_path(folder, window), values)
+    return path.name, checksum
+
+
+def _path(folder: Path, window: Window) -> Path:
+    return folder / f"r{window.row:07d}c{window.col:07d}.f32"
+
+
+def _written(path: Path, values: NDArray[np.float32]) -> tuple[Path, int]:
+    """Write values beside a path, to the disk: the temporary file and its checksum."""
+    data = np.ascontiguousarray(values, "<f4").data
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    return temporary, zlib.crc32(data)
 
 
 def unwritable(target: Path, reason: str) -> OutputError:

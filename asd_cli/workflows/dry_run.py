@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asd_cli.errors import InputError
-from asd_cli.nn.devices import resolve_device, torch_threads
+from asd_cli.nn.devices import resolve_devices, torch_threads
 from asd_cli.options import PredictOptions
 from asd_cli.raster.context import read_with_halo
 from asd_cli.raster.scene import Scene
@@ -117,9 +117,10 @@ def _plan_all(
     plans: dict[Job, dict[str, Any]],
     samples: list[Sample],
 ) -> None:
-    model, device, start = prepared.model, resolve_device(options.device), time.monotonic()
-    with torch_threads(options.threads), model.mapper(device, threads=options.threads) as mapper:
-        shared = Shared(model, mapper, prepared.scale, options, StageClock(), lambda pixels: None, prepared.findings)
+    model, clock, start = prepared.model, StageClock(), time.monotonic()
+    devices = resolve_devices(options.device)
+    with torch_threads(options.threads), model.mappers(devices, threads=options.threads, clock=clock) as mapper:
+        shared = Shared(model, mapper, prepared.scale, options, clock, lambda pixels: None, prepared.findings)
         for job in batch.waiting():
             with batch.attempt(job), shared.open(job.scene) as scene:
                 if time.monotonic() - start < _MEASURING and (sample := _measured(scene, mapper)):

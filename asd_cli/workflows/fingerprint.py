@@ -9,7 +9,7 @@ from pathlib import Path
 
 from asd_cli import __version__
 from asd_cli.errors import RasterError
-from asd_cli.nn.devices import resolve_device
+from asd_cli.nn.devices import resolve_devices
 from asd_cli.options import PredictOptions
 from asd_cli.raster.scene import Scene
 from asd_cli.raster.windows import Window
@@ -21,7 +21,7 @@ FREE_OPTIONS = frozenset(
     {
         *("scenes", "output", "model", "bands", "polygons", "write_polygons", "device"),  # told in other ways
         *("window", "max_memory", "threads", "workers"),  # the map is the same for all of them
-        *("resume", "shard", "overwrite", "command", "on_error", "skip_existing", "report"),
+        *("resume", "shard", "scheduler", "overwrite", "command", "on_error", "skip_existing", "report"),
     }
 )
 """Options of `asd predict` in which runs may differ that work on one map."""
@@ -34,7 +34,7 @@ def fingerprint(scene: Scene, model: Model, options: PredictOptions, polygons: P
     found = {"the version of asd": __version__}
     found |= {f"the version of {name}": _version(name) for name in _LIBRARIES}
     found["the model"] = f"{model.path.name}, SHA-256 {model.sha256}"
-    found["the device"] = resolve_device(options.device).type
+    found["the device"] = resolve_devices(options.device)[0].type
     given = {field.name: getattr(options, field.name) for field in fields(options) if field.name not in FREE_OPTIONS}
     found |= {f"--{name.replace('_', '-')}": str(value) for name, value in given.items()}
     found["the polygons"] = "none" if polygons is None else polygons.file

@@ -50,6 +50,8 @@ def find_jobs(options: PredictOptions) -> list[Job]:
         raise InputError("--polygons and --no-polygons exclude each other; give one of them")
     if options.threshold is not None and options.false_alarm_rate is not None:
         raise InputError("--threshold and --false-alarm-rate exclude each other; give one of them")
+    if options.shard is not None and options.scheduler is not None:
+        raise InputError("--shard and --scheduler exclude each other; give one of them")
     if not options.output:
         raise InputError("-o: the name is empty (an unset variable?); name a GeoTIFF or a folder")
     scenes = [scene for given in options.scenes for scene in find_scenes(given)]

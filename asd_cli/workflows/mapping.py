@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
+from itertools import cycle
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +22,6 @@ from asd_cli.raster.scene import Chip
 from asd_cli.raster.windows import Window
 from asd_cli.workflows.stages import StageClock
 
-_COMPUTED_AHEAD = 1  # windows that wait for their blocks while those of the next are already handed out
 Map = NDArray[np.float32]
 Corner = tuple[int, int]
 
@@ -42,6 +42,11 @@ class Mapper(Protocol):
     @property
     def block(self) -> int:
         """Pixels that the sides of a chip, less its halo, are multiples of."""
+        ...
+
+    @property
+    def ahead(self) -> int:
+        """Windows that may wait for their blocks while those of the next are handed out, one for each device."""
         ...
 
     def submit(self, chip: Chip) -> Callable[[], Map]:
@@ -71,7 +76,7 @@ class BlockMapper:
         threads: int | None = None,
         clock: StageClock | None = None,
     ) -> None:
-        self.halo, self.channels, self.block = halo, channels, engine.side
+        self.halo, self.channels, self.block, self.ahead = halo, channels, engine.side, 1
         self._engine = engine
         self._clock = clock or StageClock()
         self.callers = engine.callers or threads or cpu_count()
@@ -119,6 +124,29 @@ class BlockMapper:
                 out[:, row : row + n, col : col + n] = values
 
 
+class InTurns:
+    """Mappers on devices of their own that take chips in turns; leaving the context ends their threads."""
+
+    def __init__(self, mappers: Sequence[BlockMapper]) -> None:
+        self._mappers = mappers
+        self._turns = cycle(mappers)
+        self.halo, self.channels, self.block = mappers[0].halo, mappers[0].channels, mappers[0].block
+        self.ahead = len(mappers)
+        self.callers = sum(mapper.callers for mapper in mappers)
+        """Threads that compute."""
+
+    def submit(self, chip: Chip) -> Callable[[], Map]:
+        """See `Mapper`."""
+        return next(self._turns).submit(chip)
+
+    def __enter__(self) -> InTurns:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for mapper in self._mappers:
+            mapper.__exit__()
+
+
 class _Pending:
     """A map whose blocks are being computed."""
 
@@ -152,8 +180,8 @@ def map_scene(
     scene is invalid. What `kept` gives for a window, in a reading thread, is handed on in place of a map.
 
     `workers` threads read ahead, each from a reader of its own; the sink runs behind in one thread. At most
-    ``workers + 3`` chips and four maps of windows are in memory. An error in any stage stops all of them and is raised
-    here. `clock` is told the stage "read".
+    ``workers + 2`` chips and three maps of windows are in memory, and one of each more for every window ahead. An error
+    in any stage stops all of them and is raised here. `clock` is told the stage "read".
     """
     with (
         _Readers(open_reader, mapper, workers, clock or StageClock(), kept) as readers,
@@ -166,7 +194,7 @@ def map_scene(
 
 
 def _computed(chips: Iterable[tuple[Window, Chip | Map]], mapper: Mapper) -> Iterator[tuple[Window, Map]]:
-    """Windows with their maps; the blocks of the next are begun meanwhile."""
+    """Windows with their maps; the blocks of the next ones are begun meanwhile."""
     waiting: deque[tuple[Window, Callable[[], Map]]] = deque()
 
     def first() -> tuple[Window, Map]:
@@ -174,16 +202,16 @@ def _computed(chips: Iterable[tuple[Window, Chip | Map]], mapper: Mapper) -> Ite
         return window, pending()
 
     for window, given in chips:
-        waiting.append((window, _masked(window, given, mapper) if isinstance(given, Chip) else partial(_same, given)))
+        waiting.append((window, begin_map(window, given, mapper) if isinstance(given, Chip) else partial(_same, given)))
         del given
-        if len(waiting) > _COMPUTED_AHEAD:
+        if len(waiting) > mapper.ahead:
             yield first()
     while waiting:
         yield first()
 
 
-def _masked(window: Window, chip: Chip, mapper: Mapper) -> Callable[[], Map]:
-    """Begin the map of a window; what waits for it and makes NaN what is invalid."""
+def begin_map(window: Window, chip: Chip, mapper: Mapper) -> Callable[[], Map]:
+    """Begin the map of a window from its chip (see `read_window`); what waits for it and makes NaN what is invalid."""
     invalid = ~chip.valid[mapper.halo :, mapper.halo :][: window.height, : window.width]
     pending = mapper.submit(chip)
 
@@ -193,6 +221,11 @@ def _masked(window: Window, chip: Chip, mapper: Mapper) -> Callable[[], Map]:
         return values
 
     return finished
+
+
+def read_window(reader: ChipReader, window: Window, mapper: Mapper) -> Chip:
+    """The chip of a window, in whole blocks, with the halo."""
+    return read_with_halo(reader, window.round_up(mapper.block), mapper.halo)
 
 
 def _same(values: Map) -> Map:
@@ -211,8 +244,7 @@ class _Readers:
         kept: Callable[[Window], Map | None] = lambda window: None,
     ) -> None:
         self._open, self._clock, self._kept = open_reader, clock, kept
-        self._halo, self._block = mapper.halo, mapper.block
-        self._workers = workers
+        self._mapper, self._workers = mapper, workers
         self._pool = ThreadPoolExecutor(workers, "asd-read")
         self._own = threading.local()
         self._opened = ExitStack()
@@ -237,7 +269,7 @@ class _Readers:
             with self._clock.busy("read"):
                 if (kept := self._kept(window)) is not None:
                     return kept
-                return read_with_halo(self._reader(), window.round_up(self._block), self._halo)
+                return read_window(self._reader(), window, self._mapper)
         except BaseException as error:
             self._failure = error
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from asd_cli.raster.context import read_margin
 from asd_cli.raster.writer import BLOCK
@@ -11,9 +12,17 @@ from asd_cli.raster.writer import BLOCK
 MIB = 1 << 20
 _SIZES = (4 * BLOCK, 3 * BLOCK, 2 * BLOCK, BLOCK)  # larger windows save next to nothing
 _CACHE_SHARE, _LEAST_CACHE, _MOST_CACHE = 0.25, 32 * MIB, 1024 * MIB
-_CHIPS_BEYOND_WORKERS, _MAPS = 3, 4  # see `mapping.map_scene`
+_CHIPS_BEYOND_WORKERS, _MAPS = 2, 3  # and those ahead; see `mapping.map_scene`
 _CHIPS_A_WORKER = 2  # what was read, and what becomes of it while holes are filled
 _THREAD = 12 * MIB  # what a computing thread keeps between blocks
+
+
+class Computing(Protocol):
+    """What of a mapper takes memory: its halo in pixels, the threads that compute, and windows that wait for them."""
+
+    halo: int
+    callers: int
+    ahead: int
 
 
 @dataclass(frozen=True)
@@ -33,10 +42,9 @@ class MemoryPlan:
         *,
         window: int | None,
         bands: int,
-        halo: int,
+        mapper: Computing,
         holes: bool,
         workers: Sequence[int],
-        threads: int,
         scene_width: int,
     ) -> MemoryPlan:
         """The largest windows that fit `budget` bytes; the smallest there are if none does, or `window` if given.
@@ -46,17 +54,18 @@ class MemoryPlan:
         Args:
             budget: bytes for pixels on their way from file to file.
             window: side of the windows, where the user chose it.
-            bands, halo, holes: of the scene and the model; `holes`: whether pixels may be invalid.
-            workers: numbers of threads that may read. threads: that compute.
+            bands, holes: of the scene; `holes`: whether its pixels may be invalid.
+            mapper: what computes.
+            workers: numbers of threads that may read.
             scene_width: pixels in a row of the scene.
         """
         cache = min(max(int(budget * _CACHE_SHARE), _LEAST_CACHE), _MOST_CACHE)
 
         def expected(side: int, readers: int) -> int:
-            chip = (side + 2 * read_margin(halo, holes=holes)) ** 2 * (4 * bands + 1)
+            chip = (side + 2 * read_margin(mapper.halo, holes=holes)) ** 2 * (4 * bands + 1)
             row = scene_width * side * 33 // 8  # scores, and bits of what is anomalous, for the polygons
-            chips = readers * _CHIPS_A_WORKER + _CHIPS_BEYOND_WORKERS
-            return cache + chips * chip + _MAPS * 5 * side**2 + row + threads * _THREAD
+            chips = readers * _CHIPS_A_WORKER + _CHIPS_BEYOND_WORKERS + mapper.ahead
+            return cache + chips * chip + (_MAPS + mapper.ahead) * 5 * side**2 + row + mapper.callers * _THREAD
 
         choices = [(window or side, readers) for readers in workers for side in _SIZES]
         fitting = [choice for choice in choices if expected(*choice) <= budget]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from asd_cli.errors import AsdError, ModelFileError, RasterError
 from asd_cli.methods.base import DescriptorDetector, Detector
 from asd_cli.methods.registry import method_class
 from asd_cli.model_file import read_model, write_model
+from asd_cli.nn.devices import cpu_count
 from asd_cli.raster.scene import Scene
 from asd_cli.staging import StagedFiles
-from asd_cli.workflows.mapping import BlockMapper
+from asd_cli.workflows.mapping import BlockMapper, InTurns
 from asd_cli.workflows.stages import StageClock
 
 
@@ -62,6 +64,16 @@ class Model:
         """What turns chips into maps of distances."""
         engine = self.detector.distance_engine(device, self.detector.block_side(device))
         return BlockMapper(engine, self.detector.halo, threads=threads, clock=clock)
+
+    def mappers(self, devices: Sequence[torch.device], *, threads: int | None, clock: StageClock) -> InTurns:
+        """Mappers on several devices, each with weights of its own; processors share the threads."""
+        if devices[0].type == "cpu":
+            threads = max((threads or cpu_count()) // len(devices), 1)
+        models = [self, *(replace(self, detector=deepcopy(self.detector)) for _ in devices[1:])]
+        made = [
+            model.mapper(device, threads=threads, clock=clock) for model, device in zip(models, devices, strict=True)
+        ]
+        return InTurns(made)
 
     def band_error(self, path: str, found: int) -> RasterError:
         """What to say of a raster whose bands do not fit."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from asd_cli.errors import InputError
-from asd_cli.nn.devices import resolve_device, return_freed_memory, torch_threads
+from asd_cli.nn.devices import resolve_devices, return_freed_memory, torch_threads
 from asd_cli.options import PredictOptions
 from asd_cli.raster.findings import FindingsOfAll
 from asd_cli.staging import check_not_read
 from asd_cli.workflows.batch_report import Batch
+from asd_cli.workflows.cluster import open_cluster
 from asd_cli.workflows.jobs import Job, check_targets, find_jobs
 from asd_cli.workflows.masks import check_masks
 from asd_cli.workflows.models import Model, load_model
@@ -73,8 +74,7 @@ def prepare(options: PredictOptions, batch: Batch) -> Prepared | None:
     if not batch.waiting():
         return None
     model = load_model(_required(options.model))
-    rate = options.false_alarm_rate or model.calibration.false_alarm_rate
-    scale = ScoreScale.build(options.score, model.calibration, rate=rate, threshold=options.threshold)
+    scale = ScoreScale.chosen(options, model.calibration)
     if options.min_score is not None:
         checked_threshold("--min-score", options.min_score, options.score)
     _log.debug(
@@ -89,7 +89,8 @@ def prepare(options: PredictOptions, batch: Batch) -> Prepared | None:
     findings = FindingsOfAll(mask=options.on_bad_block == "mask")
     pixels: dict[Job, int] = {}
     return_freed_memory()
-    resolve_device(options.device)
+    if len(resolve_devices(options.device)) > 1 and options.scheduler is not None:
+        raise InputError(f"--device {options.device}: with --scheduler each worker has one; start a worker for each")
     targets = [target for job in batch.waiting() for target in job.targets()]
     for job in batch.waiting():
         with (
@@ -116,9 +117,12 @@ def _map_all(
         done += pixels
         progress(done, total)
 
-    model, clock, device = prepared.model, StageClock(), resolve_device(options.device)
-    with torch_threads(options.threads), model.mapper(device, threads=options.threads, clock=clock) as mapper:
-        shared = Shared(model, mapper, prepared.scale, options, clock, advance, prepared.findings)
+    model, clock, devices = prepared.model, StageClock(), resolve_devices(options.device)
+    with ExitStack() as stack:
+        stack.enter_context(torch_threads(options.threads))
+        mapper = stack.enter_context(model.mappers(devices, threads=options.threads, clock=clock))
+        cluster = None if options.scheduler is None else stack.enter_context(open_cluster(options.scheduler))
+        shared = Shared(model, mapper, prepared.scale, options, clock, advance, prepared.findings, cluster)
         for job in batch.waiting():
             done, report = before, None
             with batch.attempt(job):

@@ -22,12 +22,13 @@ from asd_cli.raster.gdal import gdal_session
 from asd_cli.raster.scene import Scene
 from asd_cli.raster.windows import Window, round_up
 from asd_cli.raster.writer import BLOCK
+from asd_cli.workflows.cluster import Cluster
 from asd_cli.workflows.fingerprint import fingerprint
 from asd_cli.workflows.found_blocks import FoundBlocks
 from asd_cli.workflows.jobs import Job
-from asd_cli.workflows.map_files import Made, keep_parts, make_files
+from asd_cli.workflows.map_files import Made, Source, keep_parts, make_files
 from asd_cli.workflows.map_job import MapJob, PolygonJob, SideJob
-from asd_cli.workflows.mapping import BlockMapper, Map, map_scene
+from asd_cli.workflows.mapping import InTurns, Map, map_scene
 from asd_cli.workflows.masks import mask_tags, masked_readers
 from asd_cli.workflows.memory import MIB, MemoryPlan
 from asd_cli.workflows.models import Model
@@ -156,12 +157,13 @@ class Shared:
     """What all scenes of a call share."""
 
     model: Model
-    mapper: BlockMapper
+    mapper: InTurns
     scale: ScoreScale
     options: PredictOptions
     clock: StageClock
     advance: Callable[[int], None]
     findings: FindingsOfAll
+    cluster: Cluster | None = None
 
     def open(self, path: str) -> Scene:
         """The scene with the bands that the model needs."""
@@ -175,10 +177,9 @@ class Shared:
             budget * MIB,
             window=window or self.options.window,
             bands=scene.band_count,
-            halo=self.mapper.halo,
+            mapper=self.mapper,
             holes=scene.may_have_invalid or self.options.mask is not None,
             workers=[wished] if wished else range(max(most, 1), 0, -1),
-            threads=self.mapper.callers,
             scene_width=scene.grid.width,
         )
         _log.debug(
@@ -224,7 +225,11 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
         findings = shared.findings.of(job.scene)
         found = work.found(findings)
         found.restore()
-        source = _Source(job, scene, work, found, memory, shared)
+        source: Source = _Source(job, scene, work, found, memory, shared)
+        if shared.cluster is not None:
+            source = shared.cluster.source(
+                work, found, job.scene, options, clock=shared.clock, progress=shared.advance
+            )
         if options.shard is None:
             made = make_files(work, job, source, findings, overwrite=options.overwrite, clock=shared.clock)
         else:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from asd_cli.density.calibration import Calibration
 from asd_cli.errors import InputError
+from asd_cli.options import PredictOptions
 from asd_cli.raster.writer import BandInfo
 
 Kind = Literal["unit", "distance", "far"]
@@ -63,6 +64,12 @@ class ScoreScale(Level):
             return cls(kind, _at_least(distance), calibration)
         scores = calibration.score if kind == "unit" else calibration.rate
         return cls(kind, np.float32(scores(np.array([distance]))[0]), calibration)
+
+    @classmethod
+    def chosen(cls, options: PredictOptions, calibration: Calibration) -> ScoreScale:
+        """See `build`."""
+        rate = options.false_alarm_rate or calibration.false_alarm_rate
+        return cls.build(options.score, calibration, rate=rate, threshold=options.threshold)
 
     @property
     def false_alarm_rate(self) -> float:

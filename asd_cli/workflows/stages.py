@@ -22,9 +22,12 @@ class StageClock:
         try:
             yield
         finally:
-            taken = time.perf_counter() - start
-            with self._lock:
-                self._seconds[stage] = self._seconds.get(stage, 0.0) + taken
+            self.add(stage, time.perf_counter() - start)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Count seconds that a stage was at work elsewhere."""
+        with self._lock:
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
 
     def reset(self) -> None:
         """Begin anew."""

@@ -133,6 +133,11 @@ class WorkFolder:
         return self._job
 
     @property
+    def job_file(self) -> Path:
+        """In it the job stands."""
+        return self.folder / _JOB
+
+    @property
     def notes(self) -> Path:
         """For `StagedFiles`."""
         return self.folder / _NOTES

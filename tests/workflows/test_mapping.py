@@ -47,7 +47,7 @@ class ArrayReader:
 class BoxMapper:
     """Sum of all pixels within the halo: as cheap as it is sensitive to every one of them."""
 
-    halo, channels, block = 3, 1, BLOCK
+    halo, channels, block, ahead = 3, 1, BLOCK, 1
 
     def __call__(self, chip: Chip) -> Array:
         side = 2 * self.halo + 1
@@ -217,7 +217,7 @@ def test_chips_and_maps_alive_are_bounded(slow: str, workers: int) -> None:
             return Chip(chips.add(np.zeros((1, *window.shape), np.float32)), np.ones(window.shape, bool))
 
     class Mapper:
-        halo, channels, block = 0, 1, BLOCK
+        halo, channels, block, ahead = 0, 1, BLOCK, 1
 
         def submit(self, chip: Chip) -> Callable[[], Array]:
             wait("mapper")
@@ -269,7 +269,7 @@ def test_an_error_anywhere_stops_everything(stage: str, at: int) -> None:
             return Chip(np.zeros((1, *window.shape), np.float32), np.ones(window.shape, bool))
 
     class Mapper:
-        halo, channels, block = 0, 1, BLOCK
+        halo, channels, block, ahead = 0, 1, BLOCK, 1
 
         def submit(self, chip: Chip) -> Callable[[], Array]:
             call("mapper")

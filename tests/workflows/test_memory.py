@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,9 @@ from asd_cli.workflows.memory import MIB, MemoryPlan
 def plan(budget: int, **changes: object) -> MemoryPlan:
     given_ = {"window": None, "bands": 3, "halo": 16, "holes": True, "workers": [1], "threads": 2, "scene_width": 10980}
     given_ |= changes
+    given_["mapper"] = SimpleNamespace(
+        halo=given_.pop("halo"), callers=given_.pop("threads"), ahead=given_.pop("ahead", 1)
+    )
     return MemoryPlan.of(budget * MIB, **given_)  # type: ignore[arg-type]
 
 
@@ -35,6 +40,7 @@ def test_windows_are_whole_blocks_and_keep_within_the_budget_if_any_can(budget: 
         ({"bands": 3}, {"bands": 30}),
         ({"workers": [1]}, {"workers": [8]}),
         ({"threads": 1}, {"threads": 64}),
+        ({"ahead": 1}, {"ahead": 8}),
         ({"holes": False}, {"holes": True}),
         ({"scene_width": 10_000}, {"scene_width": 10_000_000}),
     ],
