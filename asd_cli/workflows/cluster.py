@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import re
 import signal
 import tempfile
-import threading
 import time
 import uuid
 import zlib
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from asd_cli.errors import AsdError, InputError, OutputError
 from asd_cli.nn.devices import cpu_count, resolve_devices
 from asd_cli.options import PredictOptions
 from asd_cli.raster.windows import Window
+from asd_cli.workflows.interrupt import DeferredInterrupt
 from asd_cli.workflows.map_files import Source
 from asd_cli.workflows.mapping import Behind, Map
 from asd_cli.workflows.remote import Done, Errand, make_part
@@ -34,8 +36,8 @@ _LOCAL, _MOST_LOCAL = "local:", 512
 _TO_CONNECT, _TO_HAVE_WORKERS, _TO_SEE = 10.0, 60.0, 20.0  # seconds until we give up
 _LOOK = 1.0  # seconds between looks at the workers
 _TASKS_A_WORKER = 2  # one is computed, the next one read
+_NO_LOGS = {"logging": {"version": 1, "disable_existing_loggers": False}}  # else it would write to standard error
 _CONFIG = {
-    "logging": {"version": 1, "disable_existing_loggers": False},  # else it would write to standard error itself
     "distributed.scheduler.allowed-failures": 2,  # workers that a part may end
     "distributed.worker.profile.enabled": False,
     "distributed.comm.retry.count": 2,
@@ -223,9 +225,12 @@ class _Run:
 
 
 def _line(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split())
+    text = ""
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause) or text
+        cause = cause.__cause__
+    return " ".join(text.split()) or type(error).__name__
 
 
 @contextmanager
@@ -240,16 +245,17 @@ def open_cluster(name: str) -> Iterator[Cluster]:
         raise InputError(f"--scheduler {name}: needs Dask; install it: pip install 'asd-cli[distributed]'")
     import dask.config
 
-    with ExitStack() as stack:
-        stack.enter_context(dask.config.set(_CONFIG))
+    with dask.config.set(_NO_LOGS):
         from distributed import Client
 
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(_CONFIG))
         where = name if count is None else stack.enter_context(_local(count))
         try:
             client: Any = stack.enter_context(Client(where, timeout=_TO_CONNECT, set_as_default=False))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
-                f"--scheduler {name}: cannot be reached ({_line(error) or type(error).__name__}); check the address, "
+                f"--scheduler {name}: cannot be reached ({_line(error)}); check the address, "
                 "and that the scheduler runs: dask scheduler"
             ) from error
         cluster = Cluster(client, name, threads=None if count is None else max(cpu_count() // count, 1))
@@ -264,7 +270,7 @@ def _local_count(name: str) -> int | None:
         number = name.removeprefix(_LOCAL)
         if number.isdecimal() and 1 <= int(number) <= _MOST_LOCAL:
             return int(number)
-    elif "://" in name:
+    elif re.match("(tcp|tls|wss?)://.", name):
         return None
     raise InputError(f"--scheduler {name}: is neither tcp://HOST:PORT of a Dask scheduler nor local:N with N processes")
 
@@ -275,7 +281,7 @@ def _local(count: int) -> Iterator[Any]:
     from distributed import LocalCluster
 
     with tempfile.TemporaryDirectory(prefix="asd-", ignore_cleanup_errors=True) as folder:
-        with _interrupts_held():
+        with DeferredInterrupt() as interrupt, _interrupts_kept_from_children():
             cluster = LocalCluster(
                 n_workers=count,
                 threads_per_worker=_TASKS_A_WORKER,
@@ -286,17 +292,20 @@ def _local(count: int) -> Iterator[Any]:
                 silence_logs=logging.CRITICAL,
             )
         try:
+            if interrupt.requested:
+                raise KeyboardInterrupt
             yield cluster
         finally:
             cluster.close()
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits: threads and processes that begin meanwhile never see it, as this process ends them."""
-    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
+def _interrupts_kept_from_children() -> Iterator[None]:
+    """Threads that begin meanwhile, and the processes that they start, never see Ctrl-C: this process ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # multiprocessing would start it later, and let Ctrl-C through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
