@@ -36,11 +36,12 @@ _LOCAL, _MOST_LOCAL = "local:", 512
 _TO_CONNECT, _TO_HAVE_WORKERS, _TO_SEE = 10.0, 60.0, 20.0  # seconds until we give up
 _LOOK = 1.0  # seconds between looks at the workers
 _TASKS_A_WORKER = 2  # one is computed, the next one read
-_NO_LOGS = {"logging": {"version": 1, "disable_existing_loggers": False}}  # else it would write to standard error
+_NO_LOGS = {"version": 1, "disable_existing_loggers": False}  # else Dask has its own on standard error
+_NOWHERE = {"handlers": {"none": {"class": "logging.NullHandler"}}, "root": {"handlers": ["none"]}}
 _CONFIG = {
+    "distributed.nanny.pre-spawn-environ.DASK_LOGGING": str(_NO_LOGS | _NOWHERE),
     "distributed.scheduler.allowed-failures": 2,  # workers that a part may end
     "distributed.worker.profile.enabled": False,
-    "distributed.comm.retry.count": 2,
 }
 
 
@@ -123,17 +124,26 @@ class _Run:
         self._running: dict[Window, Any] = {}
         self._suspects: list[Window] = []  # with them workers have ended; they are tried once more, each alone
         self._settled: queue.SimpleQueue[Window] = queue.SimpleQueue()
+        self._told: dict[Window, Done] = {}
         self._number = 0
 
     @contextmanager
     def ended(self) -> Iterator[_Run]:
         """Context that takes its parts from the workers at the end."""
+        client, topic = self._cluster.client, self._errand.run
+        client.subscribe_topic(topic, self._hear)
         try:
             yield self
         finally:
-            if self._running:
-                with suppress(Exception):  # not to hide what went wrong before
-                    self._cluster.client.cancel(list(self._running.values()), force=True)
+            with suppress(Exception):  # not to hide what went wrong before
+                client.unsubscribe_topic(topic)
+                if self._running:
+                    client.cancel(list(self._running.values()), force=True)
+
+    def _hear(self, event: tuple[float, list[Any]]) -> None:
+        """A worker has made a part. To ask it for the result would take long if it has ended since."""
+        *box, name, checksum, seconds = event[1]
+        self._told[Window(*box)] = Done(name, checksum, seconds)
 
     def scores(self, window: Window) -> Map:
         """The scores of the next window in order; waits for them.
@@ -201,6 +211,9 @@ class _Run:
         from distributed import KilledWorker
         from distributed.client import FutureCancelledError
 
+        told = self._told.pop(window, None)
+        if told is not None and future.status == "finished":
+            return told
         try:
             done: Done = future.result()
         except KilledWorker as error:
@@ -245,7 +258,7 @@ def open_cluster(name: str) -> Iterator[Cluster]:
         raise InputError(f"--scheduler {name}: needs Dask; install it: pip install 'asd-cli[distributed]'")
     import dask.config
 
-    with dask.config.set(_NO_LOGS):
+    with dask.config.set(logging=_NO_LOGS):
         from distributed import Client
 
     with ExitStack() as stack:
@@ -260,7 +273,7 @@ def open_cluster(name: str) -> Iterator[Cluster]:
             ) from error
         cluster = Cluster(client, name, threads=None if count is None else max(cpu_count() // count, 1))
         dashboard = client.dashboard_link if count is None or find_spec("bokeh") else "none (pip install bokeh)"
-        _log.info("--scheduler %s: %d workers, dashboard: %s", name, len(client.nthreads()), dashboard)
+        _log.info("--scheduler %s: workers: %d, dashboard: %s", name, len(client.nthreads()), dashboard)
         yield cluster
 
 
@@ -278,9 +291,13 @@ def _local_count(name: str) -> int | None:
 @contextmanager
 def _local(count: int) -> Iterator[Any]:
     """A cluster of this machine, reached from it alone, in processes that are replaced when they end."""
+    import dask.config
     from distributed import LocalCluster
 
-    with tempfile.TemporaryDirectory(prefix="asd-", ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="asd-", ignore_cleanup_errors=True) as folder,
+        dask.config.set({"temporary-directory": folder}),
+    ):
         with DeferredInterrupt() as interrupt, _interrupts_kept_from_children():
             cluster = LocalCluster(
                 n_workers=count,

@@ -47,12 +47,21 @@ class Done(NamedTuple):
 
 
 def make_part(errand: Errand, box: Box) -> Done:
-    """Compute a part and write it into the work folder.
+    """Compute a part and write it into the work folder; told as an event of the topic `Errand.run`, too, which does not
+    end with the worker as results do.
 
     Raises:
         AsdError: this worker does not see the files, is not like the client's machine, or cannot read or write.
     """
-    return _DESK.opened(errand).make(box)
+    from distributed import get_worker
+
+    try:
+        done = _DESK.opened(errand).make(box)
+        get_worker().log_event(errand.run, [*box, *done])
+        return done
+    except AsdError as error:
+        told = type(error)(*error.args)
+    raise told  # without its causes, some of which cannot be sent
 
 
 class _Desk:
