@@ -141,21 +141,6 @@ def test_workers_that_die_are_replaced(
     assert report.polygon_count == expected[1].polygon_count
 
 
-def test_a_part_at_which_workers_die_is_named(
-    shared: PredictOptions, here: Any, out: Path, expected: tuple[Files, PredictReport], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(cluster, "make_part", strange_parts.deadly)
-        patch.setattr(here.scheduler, "allowed_failures", 0)  # so others that wait there are suspected, too
-        text = refusal(AsdError, shared, out)
-    assert text.startswith(
-        f"{shared.scenes[0]}: every worker that was given cols 512-1023, rows 0-511 has ended at it; "
-    )
-    assert [path.name for path in out.parent.iterdir()] == ["map.tif.parts"]
-    run(shared, out, resume=True)
-    assert files(out) == expected[0]
-
-
 def test_what_is_finished_is_not_computed_again(
     shared: PredictOptions,
     options: PredictOptions,
@@ -281,6 +266,26 @@ def test_plain_runs_do_not_import_dask_and_a_scheduler_imports_little() -> None:
     code = "import sys, asd_cli.workflows.remote; print({'torch', 'numpy', 'rasterio', 'dask'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout == "set()\n", done.stderr
+
+
+def test_a_part_at_which_workers_die_is_named(
+    shared: PredictOptions,
+    options: PredictOptions,
+    here: Any,
+    out: Path,
+    expected: tuple[Files, PredictReport],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "make_part", strange_parts.deadly)
+        patch.setattr(here.scheduler, "allowed_failures", 0)  # so others that wait there are suspected, too
+        text = refusal(AsdError, shared, out)
+    assert text.startswith(
+        f"{shared.scenes[0]}: every worker that was given cols 512-1023, rows 0-511 has ended at it; "
+    )
+    assert [path.name for path in out.parent.iterdir()] == ["map.tif.parts"]
+    run(options, out, resume=True)
+    assert files(out) == expected[0]
 
 
 def test_an_interrupted_run_of_local_workers_goes_on(
