@@ -24,6 +24,7 @@ from asd_cli.errors import AsdError, InputError, OutputError
 from asd_cli.nn.devices import cpu_count, resolve_devices
 from asd_cli.options import PredictOptions
 from asd_cli.raster.windows import Window
+from asd_cli.workflows.found_blocks import FoundBlocks
 from asd_cli.workflows.interrupt import DeferredInterrupt
 from asd_cli.workflows.map_files import Source
 from asd_cli.workflows.mapping import Behind, Map
@@ -87,6 +88,7 @@ class Cluster:
     def source(
         self,
         work: WorkFolder,
+        found: FoundBlocks,
         scene: str,
         options: PredictOptions,
         *,
@@ -104,10 +106,11 @@ class Cluster:
             job=zlib.crc32(work.job_file.read_bytes()),
             threads=options.threads or self._threads,
             options=replace(options, scenes=(), device=device, model=model, command=""),
+            masks=(_absolute(options.mask), _absolute(options.area)),
         )
 
         def give(take: Callable[[Window, Map], None]) -> None:
-            with Behind(take) as behind, _Run(self, errand, work, clock).ended() as run:
+            with Behind(take) as behind, _Run(self, errand, work, found, clock).ended() as run:
                 for window in work.windows():
                     behind.put(window, run.scores(window))
                     progress(window.height * window.width)
@@ -118,8 +121,10 @@ class Cluster:
 class _Run:
     """The parts of one map, some of them with the workers; what waits lies on the disk, not in memory."""
 
-    def __init__(self, cluster: Cluster, errand: Errand, work: WorkFolder, clock: StageClock) -> None:
-        self._cluster, self._errand, self._work, self._clock = cluster, errand, work, clock
+    def __init__(
+        self, cluster: Cluster, errand: Errand, work: WorkFolder, found: FoundBlocks, clock: StageClock
+    ) -> None:
+        self._cluster, self._errand, self._work, self._found, self._clock = cluster, errand, work, found, clock
         self._todo = deque(work.windows())
         self._running: dict[Window, Any] = {}
         self._suspects: list[Window] = []  # with them workers have ended; they are tried once more, each alone
@@ -142,8 +147,7 @@ class _Run:
 
     def _hear(self, event: tuple[float, list[Any]]) -> None:
         """A worker has made a part. To ask it for the result would take long if it has ended since."""
-        *box, name, checksum, seconds = event[1]
-        self._told[Window(*box)] = Done(name, checksum, seconds)
+        self._told[Window(*event[1][:4])] = Done(*event[1][4:])
 
     def scores(self, window: Window) -> Map:
         """The scores of the next window in order; waits for them.
@@ -194,6 +198,7 @@ class _Run:
             return
         for stage, seconds in done.seconds.items():
             self._clock.add(stage, seconds)
+        self._found.add(done.bad_blocks)
         with self._clock.busy("adopt"):
             until = time.monotonic() + _TO_SEE
             while not self._work.parts.adopt(window, done.name, done.checksum):
@@ -229,12 +234,17 @@ class _Run:
             raise self._cluster.lost() from error
         except (ImportError, AttributeError, RuntimeError) as error:
             if "asd_cli" in str(error) or "eserializ" in str(error):
-                raise InputError(
+                raise AsdError(
                     f"--scheduler: scheduler or workers do not know this version of asd ({_line(error)}); install the "
                     "same on all machines"
                 ) from error
             raise
         return done
+
+
+def _absolute(name: str | None) -> str | None:
+    """The name of a mask, which may hold that of the scene."""
+    return name if not name or name.startswith("/") else str(Path.cwd() / name)
 
 
 def _line(error: BaseException) -> str:

@@ -15,13 +15,12 @@ from typing import Any
 from asd_cli.errors import InputError
 from asd_cli.nn.devices import resolve_devices, torch_threads
 from asd_cli.options import PredictOptions
-from asd_cli.raster.context import read_with_halo
 from asd_cli.raster.scene import Scene
 from asd_cli.raster.windows import Window, round_up, write_windows
 from asd_cli.raster.writer import BLOCK
 from asd_cli.workflows.batch_report import Batch
 from asd_cli.workflows.jobs import Job, find_jobs
-from asd_cli.workflows.mapping import BlockMapper
+from asd_cli.workflows.mapping import InTurns, read_window
 from asd_cli.workflows.memory import MIB
 from asd_cli.workflows.predict import Prepared, prepare
 from asd_cli.workflows.predict_scene import Shared
@@ -165,18 +164,18 @@ def _left_out(job: Job, error: str | None) -> dict[str, Any]:
     }
 
 
-def _measured(scene: Scene, mapper: BlockMapper) -> Sample | None:
+def _measured(scene: Scene, mapper: InTurns) -> Sample | None:
     """Read and score some pixels, from the middle on; None if all pixels looked at are nodata."""
     height, width = scene.grid.shape
     windows = list(write_windows(height, width, _SAMPLE))
     windows = [window for window in windows if window.shape == windows[0].shape]  # not those at the edges
     for window in windows[len(windows) // 2 :: max(len(windows) // (2 * _PLACES), 1)]:
-        chip = read_with_halo(scene, window.round_up(mapper.block), mapper.halo)
+        chip = read_window(scene, window, mapper)
         if not chip.valid.any():
             continue
-        mapper(chip)  # the first is slow: memory and kernels are set up
+        mapper.submit(chip)()  # the first is slow: memory and kernels are set up
         start = time.monotonic()
-        mapper(read_with_halo(scene, window.round_up(mapper.block), mapper.halo))
+        mapper.submit(read_window(scene, window, mapper))()
         return Sample(window, _blocks(window.height, window.width, mapper.block), time.monotonic() - start)
     return None
 

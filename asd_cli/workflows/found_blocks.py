@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from asd_cli.errors import InputError, OutputError
 from asd_cli.raster.findings import BadBlock, Findings
@@ -28,10 +30,18 @@ class FoundBlocks:
         """
         for path in sorted(self._folder.glob(_FILES)):
             try:
-                for block in json.loads(path.read_text(encoding="utf-8")):
-                    self._findings.add_bad(BadBlock(**{**block, "bands": tuple(block["bands"])}))
+                self._take(json.loads(path.read_text(encoding="utf-8")))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{path}: is damaged; remove the folder and start again") from error
+
+    def add(self, blocks: Iterable[Mapping[str, Any]]) -> None:
+        """Take over what a worker has found, as fields of `BadBlock`, and keep it."""
+        self._take(blocks)
+        self.keep()
+
+    def _take(self, blocks: Iterable[Mapping[str, Any]]) -> None:
+        for block in blocks:
+            self._findings.add_bad(BadBlock(**{**block, "bands": tuple(block["bands"])}))
 
     def keep(self) -> None:
         """Write down what is new; to be called before a part is kept that it concerns.

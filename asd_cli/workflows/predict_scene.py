@@ -227,9 +227,7 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
         found.restore()
         source: Source = _Source(job, scene, work, found, memory, shared)
         if shared.cluster is not None:
-            source = shared.cluster.source(
-                work, found, job.scene, options, clock=shared.clock, progress=shared.advance
-            )
+            source = shared.cluster.source(work, found, job.scene, options, clock=shared.clock, progress=shared.advance)
         if options.shard is None:
             made = make_files(work, job, source, findings, overwrite=options.overwrite, clock=shared.clock)
         else:

@@ -7,14 +7,15 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asd_cli.errors import AsdError, InputError
 from asd_cli.options import PredictOptions
 
 if TYPE_CHECKING:
+    from asd_cli.raster.context import ChipReader
     from asd_cli.raster.scene import Chip, Scene
     from asd_cli.raster.windows import Window
     from asd_cli.workflows.map_job import MapJob
@@ -26,8 +27,9 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Errand:
-    """What all parts of a map share. Paths are absolute. `job_file` lies in the work folder, which is the client's if
-    the checksum is `job`; `threads` compute, None: as many as Dask gives the worker."""
+    """What all parts of a map share. Paths are absolute, those of `masks` (`--mask` and `--area`), too. `job_file` lies
+    in the work folder, which is the client's if the checksum is `job`. `threads` compute; None: as many as Dask gives
+    the worker."""
 
     run: str
     scene: str
@@ -36,14 +38,17 @@ class Errand:
     job: int
     threads: int | None
     options: PredictOptions
+    masks: tuple[str | None, str | None]
 
 
 class Done(NamedTuple):
-    """A part that lies in the work folder, to be adopted (see `raster.parts.write_apart`), and seconds by stage."""
+    """A part that lies in the work folder, to be adopted (see `raster.parts.write_apart`), seconds by stage, and blocks
+    near it that cannot be read and were masked, as fields of `raster.findings.BadBlock`."""
 
     name: str | None
     checksum: int | None
     seconds: dict[str, float]
+    bad_blocks: list[dict[str, Any]]
 
 
 def make_part(errand: Errand, box: Box) -> Done:
@@ -90,7 +95,7 @@ class _Opened:
 
         self.errand = errand
         self._where, self._threads = _this_worker()
-        self._scenes: list[Scene] = []
+        self._free: list[ChipReader] = []
         self._reading = threading.BoundedSemaphore(2)  # one part is read while another is computed
         self._computing = ThreadPoolExecutor(1, "asd-part")  # some engines stay with the thread that made them
         self._computing.submit(self._prepare).result()
@@ -99,11 +104,15 @@ class _Opened:
         import torch
 
         from asd_cli.nn.devices import resolve_devices, return_freed_memory
+        from asd_cli.raster.findings import FindingsOfAll
+        from asd_cli.workflows.masks import masked_readers
         from asd_cli.workflows.models import load_model
-        from asd_cli.workflows.predict_scene import Shared, score_scale
+        from asd_cli.workflows.predict_scene import Shared
+        from asd_cli.workflows.scores import ScoreScale
         from asd_cli.workflows.stages import StageClock
 
-        errand, options = self.errand, self.errand.options
+        errand = self.errand
+        options = replace(errand.options, mask=errand.masks[0], area=errand.masks[1])
         return_freed_memory()
         threads = errand.threads or self._threads
         torch.set_num_threads(threads)
@@ -112,20 +121,24 @@ class _Opened:
             model = load_model(Path(str(options.model)))
             clock = StageClock()
             mapper = model.mappers(resolve_devices(options.device), threads=threads, clock=clock)
-            self._shared = Shared(model, mapper, score_scale(options, model), options, clock, lambda pixels: None)
-            scene = self._shared.open(errand.scene)
-        self._check_alike(job, scene)
-        self._cache = self._shared.memory(scene, job.side).cache
-        self._scenes.append(scene)
+            scale = ScoreScale.chosen(options, model.calibration)
+            findings = FindingsOfAll(mask=options.on_bad_block == "mask")
+            shared = self._shared = Shared(model, mapper, scale, options, clock, lambda pixels: None, findings)
+            with shared.open(errand.scene) as scene:
+                self._open = masked_readers(scene, options, lambda: shared.open(errand.scene))
+                self._check_alike(job, scene)
+                self._cache = shared.memory(scene, job.side).cache
 
     def _check_alike(self, job: MapJob, scene: Scene) -> None:
         """Refuse to make parts that would not fit the others."""
         from asd_cli.workflows.fingerprint import fingerprint
         from asd_cli.workflows.map_job import first_difference
 
-        here = fingerprint(scene, self._shared.model, self.errand.options, job.polygons)
+        here = fingerprint(scene, self._shared.model, self._shared.options, job.polygons)
+        given = self.errand.options  # names as they were given to the client
+        here |= {"--mask": str(given.mask), "--area": str(given.area)}
         if difference := first_difference(job.fingerprint, here):
-            raise InputError(
+            raise _UnlikeError(
                 f"{self._where}: is not like the machine that asks for the map ({difference} there); "
                 "workers need the same versions and files"
             )
@@ -140,8 +153,8 @@ class _Opened:
 
         shared, window, clock = self._shared, Window(*box), StageClock()
         with self._reading, gdal_session(self._cache):
-            with clock.busy("read"), self._scene() as scene:
-                chip = read_window(scene, window, shared.mapper)
+            with clock.busy("read"), self._reader() as reader:
+                chip = read_window(reader, window, shared.mapper)
             with clock.busy("compute"):
                 values = self._computing.submit(self._map, window, chip).result()
             with clock.busy("score"):
@@ -149,7 +162,17 @@ class _Opened:
             with clock.busy("write"):
                 folder = Path(self.errand.job_file).parent
                 name, checksum = write_apart(folder, window, values, target=Path(self.errand.target))
-        return Done(name, checksum, clock.seconds())
+        return Done(name, checksum, clock.seconds(), self._bad_near(window))
+
+    def _bad_near(self, window: Window) -> list[dict[str, Any]]:
+        """Those in what was read for a window, and perhaps some more."""
+        from asd_cli.raster.context import read_margin
+        from asd_cli.raster.findings import overlap
+
+        around = window.expand(read_margin(self._shared.mapper.halo, holes=True) + self._shared.mapper.block)
+        found = self._shared.findings.of(self.errand.scene).bad_blocks()
+        near = [block for block in found if overlap(block.window, around)]
+        return [{**block.as_json(), "reason": block.reason} for block in near]
 
     def _map(self, window: Window, chip: Chip) -> Map:
         from asd_cli.workflows.mapping import begin_map
@@ -157,16 +180,20 @@ class _Opened:
         return begin_map(window, chip, self._shared.mapper)()
 
     @contextmanager
-    def _scene(self) -> Iterator[Scene]:
-        """The scene, for one thread."""
+    def _reader(self) -> Iterator[ChipReader]:
+        """The scene, for one thread; closed with this process, or when the last reference goes."""
         try:
-            scene = self._scenes.pop()
+            reader = self._free.pop()
         except IndexError:
-            scene = self._shared.open(self.errand.scene)
+            reader = self._open().__enter__()
         try:
-            yield scene
+            yield reader
         finally:
-            self._scenes.append(scene)
+            self._free.append(reader)
+
+
+class _UnlikeError(AsdError):
+    """The worker is not like the client's machine; it is told as it is."""
 
 
 def _job_of(errand: Errand) -> MapJob:
@@ -190,6 +217,8 @@ def _told(where: str) -> Iterator[None]:
     """Errors about what the client has just opened name the worker."""
     try:
         yield
+    except _UnlikeError as error:
+        raise AsdError(str(error)) from error
     except AsdError as error:
         raise type(error)(
             f"{where}: {error} (scene, model and the folder of the target must be there under the same paths "

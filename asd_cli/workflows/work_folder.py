@@ -68,6 +68,7 @@ class WorkFolder:
     def __init__(self, target: Path, locks: list[Lock], shard: Shard | None = None) -> None:
         """Use `begin` or `reopen`."""
         self.target, self.folder = target, work_folder(target)
+        self.job_file = self.folder / _JOB
         self._begun = False
         self._locks, self._shard = locks, shard
         journal = JOURNAL if shard is None else _journal(shard)
@@ -131,11 +132,6 @@ class WorkFolder:
         if self._job is None:
             raise RuntimeError("the work folder is not settled")
         return self._job
-
-    @property
-    def job_file(self) -> Path:
-        """In it the job stands."""
-        return self.folder / _JOB
 
     @property
     def notes(self) -> Path:

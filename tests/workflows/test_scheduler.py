@@ -119,7 +119,7 @@ def test_a_cluster_makes_the_files_of_a_single_run(
     assert pixels[-1] == (560 * 1100, 560 * 1100)
     assert len(pixels) == PARTS
     assert {"read", "compute", "write"} < set(report.stages)
-    same = {"seconds": 0, "stages": {}, "raster": out, "polygons": None, "scene": ""}
+    same = {"seconds": 0, "stages": {}, "raster": out, "polygons": None, "styles": (), "scene": ""}
     assert replace(report, **same) == replace(expected[1], **same)
     (told,) = [record.getMessage() for record in caplog.records if record.name.startswith("asd_cli")]
     assert told.startswith(f"--scheduler {shared.scheduler}: workers: 2, dashboard: http://127.0.0.1:")
@@ -180,6 +180,30 @@ def test_errors_of_workers_arrive(
     assert text.endswith("the file looks damaged, get it again")
 
 
+def test_masks_and_blocks_that_cannot_be_read(
+    shared: PredictOptions,
+    options: PredictOptions,
+    out: Path,
+    make_scene: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = Path(options.scenes[0])
+    damaged = tmp_path / "damaged.tif"
+    damaged.write_bytes(scene.read_bytes()[:-60_000])
+    clouds = np.zeros((1, 560, 1100), np.uint8)
+    clouds[0, 20:60, 500:530] = 1
+    make_scene(tmp_path / "damaged_clouds.tif", clouds)
+    monkeypatch.chdir(tmp_path)
+    given = {"scenes": ("damaged.tif",), "mask": "{name}_clouds.tif", "on_bad_block": "mask", "command": "asd"}
+    (tmp_path / "single").mkdir()
+    single = run(options, tmp_path / "single" / "map.tif", **given)
+    assert single.bad_block_count
+    report = run(shared, out, **given)
+    assert files(out) == files(tmp_path / "single" / "map.tif")
+    assert report.bad_blocks == single.bad_blocks
+
+
 def test_a_full_disk_of_a_worker(
     shared: PredictOptions, tiny_disk: Path, expected: tuple[Files, PredictReport]
 ) -> None:
@@ -211,7 +235,7 @@ def test_workers_that_see_or_have_something_else(
 ) -> None:
     work, text = STRANGE[kind]
     monkeypatch.setattr(cluster, "make_part", work)
-    found = refusal(InputError, shared, out)
+    found = refusal(AsdError, shared, out)
     assert re.search(text, found), found
     assert kind == "module" or found.startswith("worker tcp://127.0.0.1:")
     assert list(out.parent.iterdir()) == []
