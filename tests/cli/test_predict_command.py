@@ -170,6 +170,7 @@ def test_an_interrupt_ends_with_130(random_model: Path, folder: Path, monkeypatc
         (["/x/__main__.py", "--debug", "predict", "a.tif"], "asd predict a.tif"),
         (["program"], "asd"),
         (["asd", "predict", "--resume", "a.tif", "--shard", "2/3", "-o", "b.tif"], "asd predict a.tif -o b.tif"),
+        (["asd", "predict", "--scheduler", "local:2", "a.tif", "--scheduler=tcp://a:1"], "asd predict a.tif"),
         (["asd", "predict", "--shard=2/3", "-o", "b", "--", "--resume"], "asd predict -o b -- --resume"),
     ],
 )

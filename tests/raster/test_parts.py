@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from asd_cli.errors import OutputError
-from asd_cli.raster.parts import Parts
+from asd_cli.raster.parts import Parts, write_apart
 from asd_cli.raster.windows import Window
 
 ONE, TWO, EMPTY = Window(0, 0, 20, 30), Window(0, 512, 20, 7), Window(512, 0, 4, 5)
@@ -98,3 +98,23 @@ def test_a_full_disk_leaves_the_others(tiny_disk: Path) -> None:
         assert large not in parts
     assert sorted(path.name for path in tiny_disk.iterdir()) == ["journal.jsonl", "r0000000c0000000.f32"]
     assert opened(tiny_disk).read(window) is not None
+
+
+def test_parts_that_others_wrote_are_adopted(tmp_path: Path) -> None:
+    target = tmp_path / "map.tif"
+    parts = opened(tmp_path)
+    name, checksum = write_apart(tmp_path, ONE, values(1, ONE), target=target)
+    assert name is not None
+    assert not parts.adopt(ONE, name, (checksum or 0) + 1)
+    assert not parts.adopt(ONE, "r0000000c0000000.f32.elsewhere", checksum)
+    assert len(opened(tmp_path)) == 0
+    assert parts.adopt(ONE, name, checksum)
+    empty = np.full((2, 4, 5), np.nan, np.float32)
+    assert write_apart(tmp_path, EMPTY, empty, target=target) == (None, None)
+    assert parts.adopt(EMPTY, None, None)
+    again = opened(tmp_path)
+    assert np.array_equal(again.read(ONE), values(1, ONE), equal_nan=True)
+    assert np.array_equal(again.read(EMPTY), empty, equal_nan=True)
+    assert not (tmp_path / name).exists()
+    with pytest.raises(OutputError, match=r"map.tif: cannot be written \(No such file"):
+        write_apart(tmp_path / "gone", ONE, values(1, ONE), target=target)
