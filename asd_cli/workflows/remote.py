@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from asd_cli.raster.windows import Window
     from asd_cli.workflows.map_job import MapJob
     from asd_cli.workflows.mapping import Map
+    from asd_cli.workflows.stages import StageClock
 
 Box = tuple[int, int, int, int]
 """Row, column, height and width of a window."""
@@ -155,8 +156,7 @@ class _Opened:
         with self._reading, gdal_session(self._cache):
             with clock.busy("read"), self._reader() as reader:
                 chip = read_window(reader, window, shared.mapper)
-            with clock.busy("compute"):
-                values = self._computing.submit(self._map, window, chip).result()
+            values = self._computing.submit(self._map, window, chip, clock).result()
             with clock.busy("score"):
                 values = shared.scale.scores(values)
             with clock.busy("write"):
@@ -174,10 +174,11 @@ class _Opened:
         near = [block for block in found if overlap(block.window, around)]
         return [{**block.as_json(), "reason": block.reason} for block in near]
 
-    def _map(self, window: Window, chip: Chip) -> Map:
+    def _map(self, window: Window, chip: Chip, clock: StageClock) -> Map:
         from asd_cli.workflows.mapping import begin_map
 
-        return begin_map(window, chip, self._shared.mapper)()
+        with clock.busy("compute"):
+            return begin_map(window, chip, self._shared.mapper)()
 
     @contextmanager
     def _reader(self) -> Iterator[ChipReader]:

@@ -113,6 +113,7 @@ def test_parts_that_others_wrote_are_adopted(tmp_path: Path) -> None:
     assert write_apart(tmp_path, EMPTY, empty, target=target) == (None, None)
     assert parts.adopt(EMPTY, None, None)
     again = opened(tmp_path)
+    parts.close()
     assert np.array_equal(again.read(ONE), values(1, ONE), equal_nan=True)
     assert np.array_equal(again.read(EMPTY), empty, equal_nan=True)
     assert not (tmp_path / name).exists()
