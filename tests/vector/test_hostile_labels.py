@@ -118,6 +118,14 @@ def inside(rings: list[Ring]) -> NDArray[np.bool_]:
     return found
 
 
+def on_an_edge(rings: list[Ring]) -> NDArray[np.bool_]:
+    """(H, W): pixels whose centre is hardly a millimetre from an edge; either answer is right there."""
+    cols, rows = np.meshgrid(np.arange(GRID.width) + 0.5, np.arange(GRID.height) + 0.5)
+    t = GRID.transform
+    centres = shapely.points(t.a * cols + t.c, t.e * rows + t.f)
+    return np.asarray(shapely.distance(shapely.MultiLineString(rings), centres) < 2e-3)
+
+
 def names_of(values: list[Any]) -> list[str]:
     return ["" if pandas.isna(v) else str(int(v)) if isinstance(v, float) else str(v).strip() for v in values]
 
@@ -149,7 +157,8 @@ def test_polygons_are_burnt_as_drawn(folder: Path, data: st.DataObject, suffix: 
     reader = polygons.on_grid(GRID, "image.tif")
     found = np.array([*map(reader.names.__getitem__, reader.read(WHOLE).ravel())], dtype=object).reshape(GRID.shape)
     found[found == "unlabelled"] = ""
-    np.testing.assert_array_equal(found, expected)
+    clear = ~on_an_edge([ring for _, rings in drawn for ring in rings])
+    np.testing.assert_array_equal(found[clear], expected[clear])
     ENDINGS["burnt as drawn"] += 1
 
 
