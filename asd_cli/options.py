@@ -51,6 +51,7 @@ class TrainOptions:
     recipe: Literal["standard", "quick", "paper"] = "standard"
     steps: int | None = None
     crop: int | None = None
+    crops: int | None = None
     length: int | None = None
     scales: tuple[float, ...] | None = None
     patch_size: int = 15

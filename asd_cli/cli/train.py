@@ -68,6 +68,12 @@ Examples:
     help="Side of a training crop in pixels. [default: the recipe's, 128 or 256]",
 )
 @click.option(
+    "--crops",
+    type=click.IntRange(1, 1024),
+    default=default(TrainOptions, "crops"),
+    help="Crops that make a step; processes that torchrun has started share them. [default: one for each process]",
+)
+@click.option(
     "--length",
     type=click.IntRange(1, 256),
     default=default(TrainOptions, "length"),
@@ -121,6 +127,8 @@ def train(as_json: bool, **given: Any) -> None:
     tiles, rest = split_tile_options(given)
     with progress_bar("train", "step") as bar:
         report = run(TrainOptions(tiles=tiles, **rest), progress=lambda *state: advance(bar, *state))
+    if report is None:  # torchrun: another process tells
+        return None
     if as_json:
         return echo_json(report)
     say(report.summary())

@@ -16,6 +16,7 @@ import numpy as np
 
 from asd_cli import __version__
 from asd_cli.data.tiles import TileSet
+from asd_cli.errors import InputError
 from asd_cli.nn.devices import resolve_device
 from asd_cli.options import EvaluateOptions, TrainOptions
 from asd_cli.staging import StagedFiles
@@ -191,6 +192,8 @@ def _train(run: Run, state: _State, progress: Progress) -> None:
         state.seconds += time.monotonic() - start
         state.save()
         raise
+    if report is None:
+        raise InputError("asd compare runs in one process; start it without torchrun")
     state.trained = {
         "sha256": report.sha256,
         "steps": report.steps,

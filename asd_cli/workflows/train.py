@@ -37,6 +37,7 @@ from asd_cli.workflows.fitting import (
     tile_moments,
 )
 from asd_cli.workflows.models import Model
+from asd_cli.workflows.ranks import Ranks, joined
 from asd_cli.workflows.recipes import schedule_of
 from asd_cli.workflows.tilesets import open_tiles, tile_facts, warn_of_suspicious
 from asd_cli.workflows.training import TrainingLoop
@@ -84,6 +85,12 @@ class _Job:
     detector: Detector
     scaling: Scaling
     device: torch.device
+    ranks: Ranks
+
+    @property
+    def crops(self) -> int:
+        """Crops a step."""
+        return self.options.crops or self.ranks.count
 
 
 def train(
@@ -91,11 +98,11 @@ def train(
     *,
     tiles: TileSet | None = None,
     progress: Progress = lambda done, total, figures=None: None,
-) -> TrainReport:
+) -> TrainReport | None:
     """Train, fit the Gaussian, calibrate, and write the model file.
 
     `tiles` take the place of those that the options name, such as a part of them. `progress` gets steps done, in all,
-    and the latest figures.
+    and the latest figures. Of several processes (torchrun) only the first finishes the model; the others return None.
 
     Raises:
         AsdError: tiles, labels, options or the target cannot be used.
@@ -105,10 +112,12 @@ def train(
     plan = method_class(options.method).plan(options)
     checkpoint_path = _check_targets(options)
     given = replace(options.tiles, layout="unlabelled") if options.unlabelled else options.tiles
-    device = resolve_device(options.device)
-    job = _prepare(options, plan, open_tiles(given) if tiles is None else tiles, device)
-    checkpoint = Checkpoint(checkpoint_path, _fingerprint(job))
-    steps = _run(job, checkpoint, progress)
+    with joined(resolve_device(options.device)) as (ranks, device):
+        job = _prepare(options, plan, open_tiles(given) if tiles is None else tiles, device, ranks)
+        checkpoint = Checkpoint(checkpoint_path, _fingerprint(job))
+        steps = _run(job, checkpoint, progress)
+    if not ranks.first:
+        return None
     model, figures = _finish(job, steps)
     sha256 = model.write(overwrite=options.overwrite)
     checkpoint.remove()
@@ -144,7 +153,7 @@ def _check_targets(options: TrainOptions) -> Path:
     return path
 
 
-def _prepare(options: TrainOptions, plan: TrainingPlan, tiles: TileSet, device: torch.device) -> _Job:
+def _prepare(options: TrainOptions, plan: TrainingPlan, tiles: TileSet, device: torch.device, ranks: Ranks) -> _Job:
     """Survey the tiles; a detector with first weights and its scaling."""
     keep_freed_memory()
     check_not_read([path for path in (options.output, options.log) if path is not None], tiles.files)
@@ -156,7 +165,7 @@ def _prepare(options: TrainOptions, plan: TrainingPlan, tiles: TileSet, device: 
         _log.info("%s: skipped, it has no normal pixel", path)
     scaling = Scaling.of(plan.recipe.scaling, survey.sample)
     detector.set_scaling(scaling)
-    return _Job(options, plan, tiles, survey, crop, detector, scaling, device)
+    return _Job(options, plan, tiles, survey, crop, detector, scaling, device, ranks)
 
 
 def _untrained(options: TrainOptions, plan: TrainingPlan, bands: int) -> Detector:
@@ -178,6 +187,7 @@ def _fingerprint(job: _Job) -> dict[str, Any]:
     options = asdict(job.options)
     for name in _WITHOUT_EFFECT:
         options.pop(name)
+    options["crops"] = job.crops
     options.update(asdict(job.options.tiles))
     options.pop("tiles")
     survey = job.survey
@@ -206,7 +216,8 @@ def _run(job: _Job, checkpoint: Checkpoint, progress: Progress) -> int:
         crop=job.crop if recipe.jitter else None,
         review_pieces=recipe.review_pieces,
     )
-    schedule, warmup = schedule_of(recipe, steps=options.steps, pieces=len(batches.pieces))
+    schedule, warmup = schedule_of(recipe, steps=options.steps, pieces=-(-len(batches.pieces) // job.crops))
+    schedule = replace(schedule, crops=job.crops)
     objective = job.detector.objective(options, warmup_epochs=warmup)
     if objective is None:
         return 0
@@ -221,6 +232,7 @@ def _run(job: _Job, checkpoint: Checkpoint, progress: Progress) -> int:
         device=job.device,
         checkpoint=checkpoint,
         log=options.log,
+        ranks=job.ranks,
         report=report,
     )
     try:
@@ -258,6 +270,7 @@ def _finish(job: _Job, steps: int) -> tuple[Model, HeldOutFigures]:
             "recipe": options.recipe,
             "steps": steps,
             "crop": job.crop,
+            "crops": job.crops,
             "seed": options.seed,
             **job.plan.facts,
             "holdout": 0.0 if options.unlabelled else options.holdout,

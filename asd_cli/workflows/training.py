@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,13 +19,14 @@ from asd_cli.nn.devices import placed
 from asd_cli.staging import StagedFiles
 from asd_cli.workflows.checkpoint import Checkpoint, Progress
 from asd_cli.workflows.interrupt import DeferredInterrupt
+from asd_cli.workflows.ranks import Ranks
 
 _RISE = 0.2
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps, epochs and learning rate.
+    """Steps, epochs and learning rate; `crops` batches make a step, of the mean of their gradients.
 
     With decay ``cosine`` the rate falls from `learning_rate` to 2 % of it; with ``one-cycle`` it first rises from
     4 % of it during a fifth of the steps and then falls to 0 (Smith and Topin 2019).
@@ -36,6 +37,7 @@ class Schedule:
     learning_rate: float
     weight_decay: float
     decay: Literal["none", "cosine", "one-cycle"]
+    crops: int = 1
 
     def rate(self, step: int) -> float:
         """Learning rate of a step (counted from 0)."""
@@ -96,6 +98,7 @@ class TrainingLoop:
         device: where to compute.
         checkpoint: where an unfinished state is kept.
         log: CSV file that gets one row an epoch, or none.
+        ranks: processes that share the batches of each step; the first alone writes files.
         report: called after every step with its step number and the latest figures.
     """
 
@@ -108,8 +111,11 @@ class TrainingLoop:
         device: torch.device,
         checkpoint: Checkpoint,
         log: Path | None = None,
+        ranks: Ranks | None = None,
         report: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
     ) -> None:
+        self._ranks = ranks or Ranks()
+        self._crops, self._mine = schedule.crops, self._ranks.share(schedule.crops)
         self._objective, self._batches, self._schedule = objective, batches, schedule
         self._device, self._checkpoint, self._log, self._report = device, checkpoint, log, report
         self._module = placed(objective.module, device)
@@ -133,47 +139,60 @@ class TrainingLoop:
             if not progress.step:
                 figures = self._review(0)
             self._module.train()
-            for step, batch in batches:
-                values = self._step(step, batch.to(self._device))
+            for step, some in batches:
+                values = self._step(step, some)
                 progress = Progress(step + 1, progress.rows, _added(progress.sums, values))
                 figures = {**figures, **values}
                 if (step + 1) % self._schedule.steps_per_epoch == 0 or step + 1 == self._schedule.steps:
                     progress = self._end_epoch(progress)
                     figures = dict(progress.rows[-1])
                 self._report(step + 1, figures)
-                if interrupt.requested:
-                    break
-            if interrupt.requested:
-                self._checkpoint.save(self._module, self._optimizer, progress)
-                raise KeyboardInterrupt
+                if self._ranks.any(interrupt.requested, self._device):
+                    self._save(progress)
+                    raise KeyboardInterrupt
         self._write_log(progress)
         return figures
 
-    def _ahead(self, first: int) -> Generator[tuple[int, TrainingBatch]]:
-        """Steps from `first` to the last with their batches, read one step ahead in a thread."""
+    def _ahead(self, first: int) -> Generator[tuple[int, list[TrainingBatch]]]:
+        """Steps from `first` to the last with this process's batches, read one step ahead in a thread."""
         last = self._schedule.steps - 1
+
+        def read(step: int) -> list[TrainingBatch]:
+            return [self._batches.batch(step * self._crops + place) for place in self._mine]
+
         with ThreadPoolExecutor(1, "asd-batch") as pool:
-            upcoming = pool.submit(self._batches.batch, first) if first <= last else None
+            upcoming = pool.submit(read, first) if first <= last else None
             for step in range(first, last + 1):
                 assert upcoming is not None
-                batch = upcoming.result()
-                upcoming = pool.submit(self._batches.batch, step + 1) if step < last else None
-                yield step, batch
+                some = upcoming.result()
+                upcoming = pool.submit(read, step + 1) if step < last else None
+                yield step, some
 
-    def _step(self, step: int, batch: TrainingBatch) -> dict[str, float]:
+    def _step(self, step: int, batches: list[TrainingBatch]) -> dict[str, float]:
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.rate(step)
         self._optimizer.zero_grad(set_to_none=True)
+        epoch, averaged = step // self._schedule.steps_per_epoch, _Averaged(self._module, self._crops)
+        sums: dict[str, float] = {}
+        for batch in batches:
+            with averaged.one():
+                sums = _added(sums, self._backward(batch.to(self._device), epoch, step))
+        told = torch.tensor([value / len(batches) for value in sums.values()], device=self._device)
+        averaged.settle(self._ranks, told)
+        self._optimizer.step()
+        return dict(zip(sums, told.tolist(), strict=True)) if self._crops > 1 else sums
+
+    def _backward(self, batch: TrainingBatch, epoch: int, step: int) -> dict[str, float]:
+        """Add a batch's part of the gradients; its losses."""
         with self._devices.autocast():
-            terms = self._objective.losses(batch, step // self._schedule.steps_per_epoch)
+            terms = self._objective.losses(batch, epoch)
             loss = torch.stack([t.float() for t in terms.values()]).sum()
         values = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
         if not math.isfinite(values["loss"]):
             raise TrainingError(
                 f"the loss is no longer finite at step {step + 1}; check the tiles for odd values (--bands, --nodata)"
             )
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+        (loss / self._crops if self._crops > 1 else loss).backward()  # type: ignore[no-untyped-call]
         return values
 
     def _review(self, epochs_done: int) -> dict[str, float]:
@@ -195,12 +214,16 @@ class TrainingLoop:
             **self._review(epochs_done),
         }
         progress = Progress(progress.step, (*progress.rows, row))
-        self._checkpoint.save(self._module, self._optimizer, progress)
+        self._save(progress)
         self._write_log(progress)
         return progress
 
+    def _save(self, progress: Progress) -> None:
+        if self._ranks.first:
+            self._checkpoint.save(self._module, self._optimizer, progress)
+
     def _write_log(self, progress: Progress) -> None:
-        if self._log is None:
+        if self._log is None or not self._ranks.first:
             return
         columns = list(dict.fromkeys(key for row in progress.rows for key in row))
         with StagedFiles(overwrite=True) as staged:
@@ -209,6 +232,40 @@ class TrainingLoop:
                 writer.writeheader()
                 writer.writerows(progress.rows)
             staged.commit()
+
+
+class _Averaged:
+    """What one step of several batches leaves: the mean of their gradients and of their running statistics.
+
+    Each batch starts from the statistics before the step, so that it does not matter which process has it.
+    """
+
+    def __init__(self, module: torch.nn.Module, count: int) -> None:
+        self._count = count
+        self._parameters = list(module.parameters())
+        self._buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()] if count > 1 else []
+        self._before = [buffer.clone() for buffer in self._buffers]
+        self._changes = [torch.zeros_like(buffer) for buffer in self._buffers]
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """A batch."""
+        yield
+        for buffer, before, change in zip(self._buffers, self._before, self._changes, strict=True):
+            change.add_((buffer - before) / self._count)
+            buffer.copy_(before)
+
+    def settle(self, ranks: Ranks, losses: torch.Tensor) -> None:
+        """Take the means over all processes, those of the losses, too."""
+        if self._count == 1:
+            return
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
+        ranks.total([*gradients, *self._changes])
+        ranks.average([losses])
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient if parameter.requires_grad else None
+        for buffer, change in zip(self._buffers, self._changes, strict=True):
+            buffer.add_(change)
 
 
 def _half_wave(part: float) -> float:
