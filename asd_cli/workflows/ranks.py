@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from asd_cli.errors import InputError
@@ -41,7 +41,7 @@ class Ranks:
         if self.count == 1:
             return flag
         told = torch.tensor(float(flag), device=device)
-        torch.distributed.all_reduce(told)
+        dist.all_reduce(told)
         return bool(told.item())
 
     def total(self, tensors: Sequence[Tensor]) -> None:
@@ -51,7 +51,7 @@ class Ranks:
         for dtype in {tensor.dtype: None for tensor in tensors}:
             some = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([tensor.reshape(-1) for tensor in some])
-            torch.distributed.all_reduce(flat)
+            dist.all_reduce(flat)
             parts = torch.split(flat, [tensor.numel() for tensor in some])
             for tensor, part in zip(some, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
@@ -69,18 +69,17 @@ def joined(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
 
     On CUDA each process of a machine takes the device of its number there.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1 or "RANK" not in os.environ:
+    if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield Ranks(), device
         return
     if device.type == "cuda":
-        local = int(os.environ.get("LOCAL_RANK", "0"))
+        local = dist.get_node_local_rank()
         if local >= torch.cuda.device_count():
             raise InputError(f"process {local} of this machine has no CUDA device of its own; start fewer processes")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Ranks(torch.distributed.get_rank(), count), device
+        yield Ranks(dist.get_rank(), dist.get_world_size()), device
     finally:
-        torch.distributed.destroy_process_group()
+        dist.destroy_process_group()
