@@ -312,7 +312,7 @@ def _map_job(job: Job, scene: Scene, shared: Shared) -> MapJob:
             styles=tuple(names[path] for path in job.styles),
             stac=names[job.stac] if job.stac else None,
             quicklook=names[job.quicklook] if job.quicklook else None,
-            origin=Origin.of(job.scene, shared.model).to_json() if job.stac else None,
+            origin=Origin.of(job.scene, shared.model, job.raster.parent).to_json() if job.stac else None,
         ),
         fingerprint=fingerprint(scene, shared.model, options, polygons),
     )

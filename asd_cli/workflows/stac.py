@@ -33,9 +33,10 @@ _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_.\- ]+")
 
 @dataclass(frozen=True)
 class Origin:
-    """What an item tells of scene and model beyond the map's tags: the model file, its bands, when the scene was taken.
+    """What an item tells of scene and model beyond the map's tags: the model file (relative to the folder of the item),
+    its bands, when the scene was taken.
 
-    Plain values, so that a map can be finished where neither is at hand.
+    Plain values, so that a map can be finished where neither is at hand, from any folder.
     """
 
     model: str
@@ -44,8 +45,8 @@ class Origin:
     acquired: Moment | None
 
     @classmethod
-    def of(cls, scene: str, model: Model) -> Origin:
-        """Read from the scene's tags and the model.
+    def of(cls, scene: str, model: Model, folder: Path) -> Origin:
+        """Read from the scene's tags and the model; `folder` is that of the item.
 
         Raises:
             RasterError: the scene cannot be read.
@@ -53,7 +54,8 @@ class Origin:
         bands = model.header["bands"]
         with reading(scene), open_raster(scene) as dataset:
             moment = acquired(dataset, scene)
-        return cls(str(model.path), tuple(bands["names"]), str(bands.get("dtype") or "other"), moment)
+        file = os.path.relpath(model.path, folder)
+        return cls(file, tuple(bands["names"]), str(bands.get("dtype") or "other"), moment)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -178,7 +180,7 @@ def _assets(job: Job, facts: MapFacts, origin: Origin) -> dict[str, Any]:
     for style in job.styles:
         name = "style" if style.stem == job.raster.stem else "polygon_style"
         assets[name] = _asset(style, folder, "application/x-qgis-layer-settings", "QGIS style", "metadata")
-    assets["model"] = _asset(Path(origin.model), folder, "application/octet-stream", "Model file", "mlm:model")
+    assets["model"] = _asset(folder / origin.model, folder, "application/octet-stream", "Model file", "mlm:model")
     assets["model"]["raster:bands"] = [{"name": name, "data_type": origin.dtype} for name in origin.bands]
     return assets
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,18 @@ def test_polygons_elsewhere(random_model: Path, folder: Path) -> None:
         words = ["-m", str(random_model), "--polygons", "vectors/p.geojson", "--shard", f"{number}/2"]
         assert call("predict", "a.tif", "-o", "map.tif", *words).exit_code == 0
     assert call("merge", "map.tif").stdout == "map.tif\nvectors/p.geojson\n"
+
+
+def test_merged_in_another_folder(random_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "maps").mkdir()
+    shutil.copy(random_model, "model.safetensors")
+    for number in (1, 2):
+        words = ["-m", "model.safetensors", "--stac", "--shard", f"{number}/2", "--window", "512"]
+        assert call("predict", "a.tif", "-o", "maps/map.tif", *words).exit_code == 0
+    monkeypatch.chdir(folder / "maps")
+    assert call("merge", "map.tif").exit_code == 0
+    assets = json.loads(Path("map.json").read_text())["assets"]
+    assert assets["model"]["href"] == "./../model.safetensors"
 
 
 def test_targets_that_exist(random_model: Path) -> None:
