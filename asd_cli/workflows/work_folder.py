@@ -20,7 +20,7 @@ from asd_cli.errors import InputError, OutputError
 from asd_cli.raster.findings import Findings
 from asd_cli.raster.parts import JOURNAL, Parts
 from asd_cli.raster.windows import Window
-from asd_cli.staging import undo_staging
+from asd_cli.staging import undo_staging, was_renaming
 from asd_cli.workflows.found_blocks import FoundBlocks
 from asd_cli.workflows.locks import Lock
 from asd_cli.workflows.map_job import MapJob
@@ -41,6 +41,11 @@ def work_folder(target: Path) -> Path:
 def target_of(path: Path) -> Path:
     """The target, where `path` is it or its work folder."""
     return path.with_name(path.name.removesuffix(_SUFFIX)) if path.name.endswith(_SUFFIX) else path
+
+
+def holds_files(target: Path) -> bool:
+    """Whether a run was killed while it renamed its files: some that are at its targets are its own, to be redone."""
+    return was_renaming(work_folder(target) / _NOTES)
 
 
 def check_no_leftover(target: Path) -> None:
@@ -289,13 +294,9 @@ class WorkFolder:
 
     def _tell_or_remove(self) -> None:
         with suppress(OSError, OutputError):  # not to hide what went wrong before
-            if self.finished():
-                _log.info(
-                    "%s: %d of %d parts are finished; the same command with --resume goes on",
-                    self.folder,
-                    self.finished(),
-                    len(self.windows()),
-                )
+            if finished := self.finished():
+                text = "%s: %d of %d parts are finished; the same command with --resume goes on"
+                _log.info(text, self.folder, finished, len(self.windows()))
                 return
             if self._alone():
                 self.parts.load()

@@ -330,7 +330,21 @@ def test_killed_while_the_files_are_renamed(
     assert len(left) == 4
     assert {"map.tif", "map.tif.parts"} < set(left)
     assert "exists already" in refusal(OutputError, options, out)
-    run(options, out, resume=True)
+    assert "go on with --resume" in refusal(OutputError, options, out, skip_existing=True)
+    run(options, out, resume=True, skip_existing=True)
+    assert files(out) == expected[0]
+
+
+def test_a_killed_replacement_keeps_the_files_that_are_there(
+    options: PredictOptions, out: Path, expected: tuple[Files, PredictReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(options, out)
+    stop_after(2, options, out, monkeypatch, overwrite=True)
+    windows = computed(monkeypatch)
+    assert "exists already" in refusal(OutputError, options, out, resume=True)
+    assert predict(replace(options, output=str(out), resume=True, skip_existing=True)) == []
+    assert windows == []
+    run(options, out, resume=True, overwrite=True)
     assert files(out) == expected[0]
 
 
