@@ -244,9 +244,7 @@ def test_what_a_report_may_replace(
         run(scenes["good"], report=tmp_path / "nowhere" / "batch.json")
 
 
-def test_the_report_of_a_shard(
-    scenes: dict[str, str], run: Callable[..., list[PredictReport]], tmp_path: Path
-) -> None:
+def test_the_report_of_a_shard(scenes: dict[str, str], run: Callable[..., list[PredictReport]], tmp_path: Path) -> None:
     (shard,) = run(scenes["good"], shard=(1, 2))
     report = report_in(tmp_path)
     assert (report["shard"], statuses(report)) == ("1/2", [("good", "done")])
