@@ -295,7 +295,7 @@ class WorkFolder:
     def _tell_or_remove(self) -> None:
         with suppress(OSError, OutputError):  # not to hide what went wrong before
             if finished := self.finished():
-                text = "%s: %d of %d parts are finished; the same command with --resume goes on"
+                text = "%s: %d of %d parts are finished; go on with --resume, of several scenes with --skip-existing"
                 _log.info(text, self.folder, finished, len(self.windows()))
                 return
             if self._alone():
