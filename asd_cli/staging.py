@@ -159,8 +159,7 @@ def undo_staging(notes: Path, *, targets: bool = True) -> None:
         OutputError: something cannot be removed.
     """
     try:
-        lines = notes.read_text(encoding="utf-8").split("\n")[:-1] if notes.exists() else []
-        noted = [[notes.parent / name for name in json.loads(line)] for line in lines]
+        noted = _noted(notes)
         renaming = [] in noted
         for temporary, target in filter(None, noted):
             if targets and renaming and not temporary.exists():
@@ -171,3 +170,17 @@ def undo_staging(notes: Path, *, targets: bool = True) -> None:
         notes.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(notes, error) from error
+
+
+def was_renaming(notes: Path) -> bool:
+    """Whether a process was killed while, or after, it renamed its files: some of the targets are its own."""
+    try:
+        return [] in _noted(notes)
+    except OSError:
+        return False
+
+
+def _noted(notes: Path) -> list[list[Path]]:
+    """Temporary files with their targets; an empty entry where renaming began."""
+    lines = notes.read_text(encoding="utf-8").split("\n")[:-1] if notes.exists() else []
+    return [[notes.parent / name for name in json.loads(line)] for line in lines]

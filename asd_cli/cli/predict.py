@@ -137,7 +137,8 @@ Examples:
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on where a run of the same scene, model and options ended early; its finished parts are in OUTPUT.parts.",
+    help="Go on where a run of the same scene, model and options ended early; its finished parts are in OUTPUT.parts. "
+    "Of several scenes with --skip-existing, too.",
 )
 @click.option(
     "--shard",
@@ -172,7 +173,7 @@ Examples:
     type=FILE,
     default=None,
     help="Write a JSON file on what became of each scene, when the run fails or is interrupted, too. "
-    "The report of an earlier run is replaced.",
+    "It replaces the report of an earlier run, and no other file.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Check all and print the plan: windows, memory, time, files; write nothing."

@@ -4,6 +4,7 @@ The report is one JSON object; `null` stands for what is not known::
 
     asd_batch_report   1, the version of this layout
     asd_version, command
+    shard              K/N; counts are of this shard alone then, and the files are made by asd merge
     status             running | done | partial (some scenes failed, others did not) | failed | interrupted
     exit_code          0 | 3 | 1 | 130; null while running
     error              what ended the run early, in one line
@@ -78,7 +79,7 @@ class Batch:
 
     def __init__(self, jobs: Sequence[Job], options: PredictOptions) -> None:
         self._skip, self._path, self._command = options.on_error == "skip", options.report, options.command
-        self._overwrite = options.overwrite
+        self._shard = options.shard
         self._outcomes = {job: Outcome(job) for job in jobs}
         self._start = self._written = time.monotonic()
 
@@ -143,6 +144,7 @@ class Batch:
             _VERSION_KEY: 1,
             "asd_version": __version__,
             "command": self._command,
+            "shard": None if self._shard is None else "/".join(map(str, self._shard)),
             "status": status,
             "exit_code": exit_code,
             "error": error,
@@ -152,18 +154,20 @@ class Batch:
         }
 
     def check_report(self) -> None:
-        """Refuse a report that would replace anything but an earlier report.
+        """Refuse a report that would replace anything but an earlier report, with `--overwrite` too.
 
         Raises:
             InputError: it is a scene or a target.
-            OutputError: it cannot be written, or exists and is no such report.
+            TargetError: it cannot be written, or exists and is no such report.
         """
         if self._path is None:
             return
         check_not_read([self._path], [job.scene for job in self._outcomes])
         if self._path in {target for job in self._outcomes for target in job.targets()}:
             raise InputError(f"--report {self._path}: is also the name of a map; choose another")
-        check_target(self._path, overwrite=self._overwrite or _is_report(self._path))
+        check_target(self._path, overwrite=True)
+        if _exists_otherwise(self._path):
+            raise TargetError(f"--report {self._path}: exists and is no report of an earlier run; choose another name")
 
     @contextmanager
     def reported(self) -> Iterator[None]:
@@ -236,10 +240,12 @@ def _ending(error: BaseException) -> tuple[str, int | None]:
     return "failed", error.exit_code if isinstance(error, AsdError) else None
 
 
-def _is_report(path: Path) -> bool:
-    """Whether a file is the report of an earlier run."""
+def _exists_otherwise(path: Path) -> bool:
+    """Whether there is a file, and not the report of an earlier run."""
     try:
         with path.open(encoding="utf-8") as file:
-            return _VERSION_KEY in file.read(100)
-    except (OSError, ValueError):
+            return _VERSION_KEY not in file.read(100)
+    except FileNotFoundError:
         return False
+    except (OSError, ValueError):
+        return True

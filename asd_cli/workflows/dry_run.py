@@ -20,11 +20,13 @@ from asd_cli.raster.windows import Window, round_up, write_windows
 from asd_cli.raster.writer import BLOCK
 from asd_cli.workflows.batch_report import Batch
 from asd_cli.workflows.jobs import Job, find_jobs
+from asd_cli.workflows.map_job import shard_of
 from asd_cli.workflows.mapping import InTurns, read_window
 from asd_cli.workflows.memory import MIB
 from asd_cli.workflows.predict import Prepared, prepare
 from asd_cli.workflows.predict_scene import Shared
 from asd_cli.workflows.stages import StageClock
+from asd_cli.workflows.work_folder import work_folder
 
 _log = logging.getLogger(__name__)
 _SAMPLE = 2 * BLOCK  # side of the pixels that are scored
@@ -61,9 +63,10 @@ class DryRun:
         return {"scenes": len(self.scenes), **statuses, **sums, **most}
 
     def as_json(self) -> dict[str, Any]:
-        """scenes: status (planned, skipped, failed), size, bands, windows (their count) and window (their side in
-        pixels), workers, memory_bytes, raster, raster_bytes (at most), working_bytes (more, while it is written),
-        polygons, seconds, error. totals. estimated: how."""
+        """scenes: status (planned, skipped, failed), size, bands, shard (pixels, windows, bytes and seconds are
+        its own), windows (their count) and window (their side in pixels), workers, memory_bytes, raster,
+        raster_bytes (at most), working_bytes (more, while it is written), polygons, seconds, error. totals.
+        estimated: how."""
         return {"scenes": list(self.scenes), "totals": self.totals(), "estimated": self.estimated}
 
     def text(self) -> str:
@@ -133,7 +136,11 @@ def _plan_all(
 def _plan(job: Job, scene: Scene, shared: Shared, seconds_a_block: float) -> dict[str, Any]:
     memory, grid = shared.memory(scene), scene.grid
     side = round_up(memory.window, BLOCK)
-    pixels = grid.width * grid.height
+    windows, shard = list(write_windows(*grid.shape, side)), shared.options.shard
+    if shard is not None:
+        windows = shard_of(windows, *shard)
+    pixels = sum(window.height * window.width for window in windows)
+    seconds = seconds_a_block * _blocks(grid.height, grid.width, shared.mapper.block)
     return {
         "scene": job.scene,
         "status": "planned",
@@ -141,15 +148,16 @@ def _plan(job: Job, scene: Scene, shared: Shared, seconds_a_block: float) -> dic
         "height": grid.height,
         "pixels": pixels,
         "bands": list(scene.bands),
-        "windows": math.ceil(grid.height / side) * math.ceil(grid.width / side),
+        "shard": None if shard is None else "/".join(map(str, shard)),
+        "windows": len(windows),
         "window": side,
         "workers": memory.workers,
         "memory_bytes": memory.expected,
         "raster": str(job.raster),
-        "raster_bytes": int(4 * pixels * _OVERVIEWS),
+        "raster_bytes": int(4 * pixels * _OVERVIEWS) if shard is None else 0,
         "working_bytes": 4 * pixels,
         "polygons": None if job.polygons is None else str(job.polygons),
-        "seconds": round(seconds_a_block * _blocks(grid.height, grid.width, shared.mapper.block), 2),
+        "seconds": round(seconds * pixels / (grid.width * grid.height), 2),
         "error": None,
     }
 
@@ -203,8 +211,11 @@ def _lines(scene: Mapping[str, Any]) -> list[str]:
         f"{scene['scene']}: {scene['width']} x {scene['height']} px, bands {', '.join(map(str, scene['bands']))}; "
         f"{scene['windows']} window{'s' * (scene['windows'] > 1)} of {scene['window']} px, {scene['workers']} "
         f"reading, {scene['memory_bytes'] / MIB:.0f} MiB, about {_duration(scene['seconds'])}",
-        f"  {scene['raster']}: up to {_size(scene['raster_bytes'])}",
     ]
+    if scene["shard"] is not None:
+        parts = f"parts of shard {scene['shard']}, up to {_size(scene['working_bytes'])}"
+        return [*lines, f"  {work_folder(Path(scene['raster']))}: {parts}; asd merge makes the files"]
+    lines.append(f"  {scene['raster']}: up to {_size(scene['raster_bytes'])}")
     return lines if scene["polygons"] is None else [*lines, f"  {scene['polygons']}: as many polygons as there are"]
 
 

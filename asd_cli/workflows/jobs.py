@@ -12,7 +12,7 @@ from asd_cli.errors import InputError, OutputError, TargetError
 from asd_cli.options import PredictOptions
 from asd_cli.staging import check_not_read, check_target
 from asd_cli.vector.files import check_polygon_suffix
-from asd_cli.workflows.work_folder import check_no_leftover, work_folder
+from asd_cli.workflows.work_folder import check_no_leftover, holds_files
 
 _RASTER_SUFFIXES = (".tif", ".tiff")
 
@@ -213,14 +213,16 @@ def _check_one(
                 f"{target}: would be written for both {owners[target]} and {job.scene}; run them separately"
             )
     owners.update(dict.fromkeys(job.targets(), job.scene))
-    # of a run that was killed while it renamed its files the work folder is still there
-    going_on = options.resume and work_folder(job.raster).is_dir()
+    going_on = options.resume and holds_files(job.raster)
+    leftover_is_wrong = not (options.resume or options.overwrite or options.shard)
     if existing is not None and not going_on:
         there = [path for path in job.results() if _exists(str(path))]
         if there == job.results():
             existing(job)
             return
         if there:
+            if leftover_is_wrong:
+                check_no_leftover(job.raster)
             missing = next(path for path in job.results() if path not in there)
             raise TargetError(
                 f"{there[0]}: exists already, but {missing} does not; "
@@ -228,5 +230,5 @@ def _check_one(
             )
     for target in job.targets():
         check_target(target, overwrite=options.overwrite or going_on)
-    if not (options.resume or options.overwrite or options.shard):
+    if leftover_is_wrong:
         check_no_leftover(job.raster)

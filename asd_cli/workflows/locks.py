@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from asd_cli.errors import OutputError
+
 _log = logging.getLogger(__name__)
 
 
@@ -76,3 +78,20 @@ def _locked(file: IO[bytes], *, shared: bool) -> bool:
             "%s: this file system has no locks (%s); see that no two runs write the same map", file.name, error
         )
     return True
+
+
+def claimed(target: Path, path: Path, *, shared: bool = False) -> Lock:
+    """The lock at `path`, for a run that writes `target`.
+
+    Raises:
+        OutputError: another run has it, or it cannot be made. FileNotFoundError: its folder is gone.
+    """
+    try:
+        lock = Lock.take(path, shared=shared)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be locked ({error.strerror}); check its permissions") from error
+    if lock is None:
+        raise OutputError(f"{target}: another run{Lock.holder(path)} is writing it; wait for it or choose another name")
+    return lock

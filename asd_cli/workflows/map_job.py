@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,9 +55,7 @@ class MapJob:
 
     def shard(self, number: int, count: int) -> list[Window]:
         """The windows of shard `number` (from 1) of `count`: a range of them, as long as the others' within one."""
-        windows = list(self.windows())
-        first, last = (len(windows) * n // count for n in (number - 1, number))
-        return windows[first:last]
+        return shard_of(list(self.windows()), number, count)
 
     def difference(self, other: MapJob) -> str | None:
         """What of the fingerprint is not as in `other`: `the model: was a, is b`; None if nothing."""
@@ -97,6 +95,12 @@ class MapJob:
             beside=SideJob(**{**values["beside"], "styles": tuple(values["beside"]["styles"])}),
             fingerprint=values["fingerprint"],
         )
+
+
+def shard_of(windows: Sequence[Window], number: int, count: int) -> list[Window]:
+    """Those of shard `number` (from 1) of `count`."""
+    first, last = (len(windows) * n // count for n in (number - 1, number))
+    return list(windows[first:last])
 
 
 def first_difference(was: Mapping[str, str], now: Mapping[str, str]) -> str | None:

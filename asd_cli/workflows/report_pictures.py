@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from asd_cli.raster.windows import Window
 from asd_cli.vector.strongest import Strongest, in_pixels, svg_path
 from asd_cli.workflows.report_scan import Scan
 
+_log = logging.getLogger(__name__)
 _CHIP_SIDE = 200  # pixels of a picture
 _LEAST_SEEN, _AROUND = 64, 1.6  # pixels of the scene on a chip: at least, and times the polygon's size
 _MOST_POINTS = 500_000  # characters of all outlines together
@@ -69,15 +71,21 @@ class Input:
     """The scene as people see it: some of its bands, stretched alike in all pictures."""
 
     def __init__(self, path: str, dataset: Any, bands: tuple[int, ...], cells: tuple[int, int]) -> None:
-        self._dataset, self.bands, self.path = dataset, bands, path
+        self.bands, self.path = bands, path
         seen = read_reduced(dataset, bands, cells)
         photo = {dataset.dtypes[band - 1] for band in bands} == {"uint8"}
         self._limits: Limits = stretch_limits(seen.pixels, seen.valid, alike=photo)
         self.overview = _uri(jpeg(stretched(seen.pixels, seen.valid, self._limits)), "jpeg")
 
-    def chip(self, window: Window) -> str:
-        """A window as a data URI."""
-        seen = read_reduced(self._dataset, self.bands, fitted(window.shape, _CHIP_SIDE), window)
+    def chip(self, window: Window) -> str | None:
+        """A window as a data URI; None, with a warning, where the scene is damaged."""
+        try:
+            # opened for each: after a read that failed a file is not to be trusted
+            with reading(self.path), open_raster(self.path) as dataset:
+                seen = read_reduced(dataset, self.bands, fitted(window.shape, _CHIP_SIDE), window)
+        except RasterError as error:
+            _log.warning("%s; an anomaly is shown without the scene", error)
+            return None
         return _uri(jpeg(stretched(seen.pixels, seen.valid, self._limits)), "jpeg")
 
 
@@ -134,13 +142,13 @@ class _Closer:
 
 def _anomaly(number: int, shape: Any, row: Any, scan: Scan, closer: _Closer) -> Anomaly:
     grid, cell = scan.grid, 1 / scan.reduction.factor
-    window = chip_window(shape.bounds, grid.shape)
+    text, window = f"anomaly {number}", chip_window(shape.bounds, grid.shape)
     middle = shape.representative_point()
     t = grid.drawn().transform
     x, y = t.a * middle.x + t.b * middle.y + t.c, t.d * middle.x + t.e * middle.y + t.f
     scale = 1000 / max(window.shape)
     name = "" if grid.crs is None or grid.transform.is_identity else f" ({_crs_name(grid)})"
-    text = f"anomaly {number}"
+    input_chip = None if closer.shown is None else closer.shown.chip(window)
     return Anomaly(
         number=number,
         score=f"{row['score_max']:.4g}",
@@ -152,7 +160,7 @@ def _anomaly(number: int, shape: Any, row: Any, scan: Scan, closer: _Closer) -> 
         outline=svg_path(shape, cell),
         inset=svg_path(shape, scale, (window.col, window.row)),
         box=f"0 0 {window.width * scale:.1f} {window.height * scale:.1f}",
-        input=None if closer.shown is None else Layer(closer.shown.chip(window), f"Scene around {text}"),
+        input=None if input_chip is None else Layer(input_chip, f"Scene around {text}"),
         scores=Layer(closer.score_chip(window), f"Scores around {text}"),
     )
 

@@ -20,9 +20,9 @@ from asd_cli.errors import InputError, OutputError
 from asd_cli.raster.findings import Findings
 from asd_cli.raster.parts import JOURNAL, Parts
 from asd_cli.raster.windows import Window
-from asd_cli.staging import undo_staging
+from asd_cli.staging import undo_staging, was_renaming
 from asd_cli.workflows.found_blocks import FoundBlocks
-from asd_cli.workflows.locks import Lock
+from asd_cli.workflows.locks import Lock, claimed
 from asd_cli.workflows.map_job import MapJob
 
 _log = logging.getLogger(__name__)
@@ -41,6 +41,11 @@ def work_folder(target: Path) -> Path:
 def target_of(path: Path) -> Path:
     """The target, where `path` is it or its work folder."""
     return path.with_name(path.name.removesuffix(_SUFFIX)) if path.name.endswith(_SUFFIX) else path
+
+
+def holds_files(target: Path) -> bool:
+    """Whether a run was killed while it renamed its files: some that are at its targets are its own, to be redone."""
+    return was_renaming(work_folder(target) / _NOTES)
 
 
 def check_no_leftover(target: Path) -> None:
@@ -290,13 +295,9 @@ class WorkFolder:
 
     def _tell_or_remove(self) -> None:
         with suppress(OSError, OutputError):  # not to hide what went wrong before
-            if self.finished():
-                _log.info(
-                    "%s: %d of %d parts are finished; the same command with --resume goes on",
-                    self.folder,
-                    self.finished(),
-                    len(self.windows()),
-                )
+            if finished := self.finished():
+                text = "%s: %d of %d parts are finished; go on with --resume, of several scenes with --skip-existing"
+                _log.info(text, self.folder, finished, len(self.windows()))
                 return
             if self._alone():
                 self.parts.load()
@@ -319,26 +320,14 @@ def _claimed(target: Path, shard: Shard | None) -> list[Lock]:
         OutputError: another run has one. FileNotFoundError: the folder is gone.
     """
     folder = work_folder(target)
-    whole = _locked(target, folder / _LOCK, shared=shard is not None)
+    whole = claimed(target, folder / _LOCK, shared=shard is not None)
     if shard is None:
         return [whole]
     try:
-        return [whole, _locked(target, folder / f"{_LOCK}-{shard[0]}-of-{shard[1]}")]
+        return [whole, claimed(target, folder / f"{_LOCK}-{shard[0]}-of-{shard[1]}")]
     except BaseException:
         whole.release()
         raise
-
-
-def _locked(target: Path, path: Path, *, shared: bool = False) -> Lock:
-    try:
-        lock = Lock.take(path, shared=shared)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be locked ({error.strerror}); check its permissions") from error
-    if lock is None:
-        raise OutputError(f"{target}: another run{Lock.holder(path)} is writing it; wait for it or choose another name")
-    return lock
 
 
 def _leftover(folder: Path, finished: int, shard: Shard | None = None) -> OutputError:

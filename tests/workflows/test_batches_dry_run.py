@@ -71,6 +71,18 @@ def test_the_plan_for_people(scene: Path, plan: Callable[..., DryRun], tmp_path:
     assert len(lines) == 4
 
 
+def test_the_plan_of_a_shard(scene: Path, plan: Callable[..., DryRun], tmp_path: Path) -> None:
+    shards = [plan(scene, shard=(number, 3)) for number in (1, 2, 3)]
+    figures = [[shard.as_json()["scenes"][0][key] for key in ("shard", "windows", "pixels")] for shard in shards]
+    assert figures == [["1/3", 1, 512 * 512], ["2/3", 1, 188 * 512], ["3/3", 2, 88 * 700]]
+    assert sum(shard.totals()["working_bytes"] for shard in shards) == 4 * 420_000
+    lines = shards[0].text().splitlines()
+    assert lines[1] == (
+        f"  {tmp_path}/maps/a_anomaly.tif.parts: parts of shard 1/3, up to 1 MiB; asd merge makes the files"
+    )
+    assert lines[2].startswith("in all: 1 of 1 scenes, 0.2621 Mpx, ")
+
+
 def test_it_checks_like_the_run(scene: Path, plan: Callable[..., DryRun]) -> None:
     gone = scene.with_name("gone.tif")
     with pytest.raises(RasterError, match="no such file"):

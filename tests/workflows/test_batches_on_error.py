@@ -232,8 +232,9 @@ def test_what_a_report_may_replace(
     assert statuses(report_in(tmp_path)) == [("last", "done")]
     mine = tmp_path / "batch.json"
     mine.write_text('{"mine": 1}')
-    with pytest.raises(TargetError, match=r"batch.json: exists already; choose another name or add --overwrite"):
-        run(scenes["good"], overwrite=False, write_polygons=False, skip_existing=True)
+    for changes in ({"overwrite": False, "skip_existing": True}, {"overwrite": True}):
+        with pytest.raises(TargetError, match=r"batch.json: exists and is no report of an earlier run; choose another"):
+            run(scenes["good"], write_polygons=False, **changes)
     assert mine.read_text() == '{"mine": 1}'
     with pytest.raises(InputError, match="is among the files that are read"):
         run(scenes["good"], report=Path(scenes["good"]), overwrite=True)
@@ -241,6 +242,14 @@ def test_what_a_report_may_replace(
         run(scenes["good"], report=tmp_path / "maps" / "good_anomaly.tif", overwrite=True)
     with pytest.raises(TargetError, match=r"the folder .*nowhere does not exist"):
         run(scenes["good"], report=tmp_path / "nowhere" / "batch.json")
+
+
+def test_the_report_of_a_shard(scenes: dict[str, str], run: Callable[..., list[PredictReport]], tmp_path: Path) -> None:
+    (shard,) = run(scenes["good"], shard=(1, 2))
+    report = report_in(tmp_path)
+    assert (report["shard"], statuses(report)) == ("1/2", [("good", "done")])
+    assert report["scenes"][0]["polygon_count"] is None
+    assert report["totals"]["valid_pixels"] == shard.valid_pixels
 
 
 def test_a_report_that_cannot_be_written_hides_no_error(

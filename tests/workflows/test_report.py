@@ -11,10 +11,12 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pytest
+from rasterio.enums import Resampling
 
 from asd_cli.errors import AsdError
 from asd_cli.options import PredictOptions, ReportOptions
 from asd_cli.raster.gdal import open_raster
+from asd_cli.workflows import report_scan
 from asd_cli.workflows.predict import predict
 from asd_cli.workflows.report import ReportSummary, make_report
 from asd_cli.workflows.report_pictures import chip_window
@@ -170,6 +172,30 @@ def test_a_scene_that_has_changed_is_left_out_with_a_warning(
     found = refusal(raster=tmp_path / "unit.tif", output=tmp_path / "s.html", scene=str(scene))
     assert found == text
     assert not (tmp_path / "s.html").exists()
+
+
+def test_anomalies_where_the_scene_is_damaged_are_shown_without_it(
+    mapped: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The overview is read from the reduced levels, which are whole."""
+    monkeypatch.setattr(report_scan, "MAP_SIDE", 150)
+    scene = tmp_path / "damaged.tif"
+    with open_raster(mapped / "scene.tif") as dataset:
+        profile, pixels = dataset.profile, dataset.read()
+    profile |= {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate", "interleave": "pixel"}
+    with open_raster(scene, "w", **profile) as dataset:
+        dataset.write(pixels)
+        dataset.build_overviews([2], Resampling.average)
+    with open_raster(scene) as dataset:
+        place, size = (int(dataset.get_tag_item(f"BLOCK_{what}_1_1", "TIFF", bidx=1)) for what in ("OFFSET", "SIZE"))
+    with scene.open("r+b") as file:
+        file.seek(place)
+        file.write(b"\xff" * size)
+    summary, text = report(mapped / "unit.tif", tmp_path, scene=str(scene), top=50)
+    chips = re.findall(r'alt="Scene around anomaly', text)
+    assert 0 < len(chips) < summary.shown
+    assert len(caplog.messages) == summary.shown - len(chips)
+    assert caplog.messages[0].startswith(f"{scene}: cannot be read (")
 
 
 def test_nothing_anomalous_and_nothing_valid(

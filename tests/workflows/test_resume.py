@@ -136,7 +136,7 @@ def test_only_what_is_missing_is_computed(
     stop_after(2, options, out, monkeypatch)
     folder = out.with_name("map.tif.parts")
     assert sorted(files_of(out.parent)) == ["map.tif.parts"]
-    told = f"{folder}: 2 of {PARTS} parts are finished; the same command with --resume goes on"
+    told = f"{folder}: 2 of {PARTS} parts are finished; go on with --resume, of several scenes with --skip-existing"
     assert caplog.messages == [told]
     seen, pixels = computed(monkeypatch), []
     again = replace(options, output=str(out), resume=True, max_memory=64, window=1024, threads=1, command="asd again")
@@ -288,6 +288,19 @@ def test_the_files_of_a_vrt_count(
     assert "(its file source.tif: was " in refusal(InputError, changed, out, resume=True)
 
 
+def test_a_batch_goes_on_as_it_is_told_to(
+    options: PredictOptions, scene: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = scene.with_name("other.tif")
+    shutil.copy(scene, other)
+    both = replace(options, scenes=(str(scene), str(other)))
+    stop_after(PARTS + 1, both, out.parent, monkeypatch)
+    assert "scene_anomaly.tif: exists already" in refusal(OutputError, both, out.parent, resume=True)
+    (report,) = predict(replace(both, output=str(out.parent), resume=True, skip_existing=True))
+    assert report.raster.name == "other_anomaly.tif"
+    assert not list(out.parent.glob("*.parts"))
+
+
 def test_two_runs_at_once(options: PredictOptions, out: Path, broken: Path) -> None:
     lock = Lock.take(broken / "lock")
     assert lock is not None
@@ -330,7 +343,21 @@ def test_killed_while_the_files_are_renamed(
     assert len(left) == 4
     assert {"map.tif", "map.tif.parts"} < set(left)
     assert "exists already" in refusal(OutputError, options, out)
-    run(options, out, resume=True)
+    assert "go on with --resume" in refusal(OutputError, options, out, skip_existing=True)
+    run(options, out, resume=True, skip_existing=True)
+    assert files(out) == expected[0]
+
+
+def test_a_killed_replacement_keeps_the_files_that_are_there(
+    options: PredictOptions, out: Path, expected: tuple[Files, PredictReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(options, out)
+    stop_after(2, options, out, monkeypatch, overwrite=True)
+    windows = computed(monkeypatch)
+    assert "exists already" in refusal(OutputError, options, out, resume=True)
+    assert predict(replace(options, output=str(out), resume=True, skip_existing=True)) == []
+    assert windows == []
+    run(options, out, resume=True, overwrite=True)
     assert files(out) == expected[0]
 
 
