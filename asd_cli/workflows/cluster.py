@@ -306,7 +306,8 @@ def _local(count: int) -> Iterator[Any]:
 
     with (
         tempfile.TemporaryDirectory(prefix="asd-", ignore_cleanup_errors=True) as folder,
-        dask.config.set({"temporary-directory": folder}),
+        # the nanny would leave its variables in this process, too; workers set their threads themselves
+        dask.config.set({"temporary-directory": folder, "distributed.nanny.pre-spawn-environ": {}}),
     ):
         with DeferredInterrupt() as interrupt, _interrupts_kept_from_children():
             cluster = LocalCluster(
