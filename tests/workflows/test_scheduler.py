@@ -32,11 +32,15 @@ CLOSED = "tcp://127.0.0.1:9"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def environment_stays() -> Iterator[None]:
+def thread_counts_stay() -> Iterator[None]:
     """Dask's nanny would set how many threads the libraries of later processes have."""
-    before = {**os.environ, "PYTEST_CURRENT_TEST": ""}
+
+    def counts() -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if name.endswith("_THREADS")}
+
+    before = counts()
     yield
-    assert {**os.environ, "PYTEST_CURRENT_TEST": ""} == before
+    assert counts() == before
 
 
 @pytest.fixture(scope="module")
