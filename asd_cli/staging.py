@@ -70,6 +70,25 @@ def _remove_side_files(target: Path) -> None:
             target.with_name(target.name + ending).unlink()
 
 
+def write_beside(path: Path, data: bytes | memoryview) -> Path:
+    """Write data to the disk under a temporary name beside `path`, for the caller to rename; a failure leaves nothing.
+
+    Raises:
+        OSError: the disk is full or failing.
+    """
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    return temporary
+
+
 class StagedFiles:
     """Context in which targets are written under temporary names; `commit` renames them, leaving without it removes
     them.

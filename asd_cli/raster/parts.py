@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from asd_cli.errors import OutputError
 from asd_cli.raster.windows import Window
+from asd_cli.staging import write_beside
 
 _JOURNALS = "journal*.jsonl"
 JOURNAL = "journal.jsonl"
@@ -191,17 +191,7 @@ def _path(folder: Path, window: Window) -> Path:
 def _written(path: Path, values: NDArray[np.float32]) -> tuple[Path, int]:
     """Write values beside a path, to the disk: the temporary file and its checksum."""
     data = np.ascontiguousarray(values, "<f4").data
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    return temporary, zlib.crc32(data)
+    return write_beside(path, data), zlib.crc32(data)
 
 
 def unwritable(target: Path, reason: str) -> OutputError:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from asd_cli.errors import InputError, OutputError
 from asd_cli.raster.findings import BadBlock, Findings
+from asd_cli.staging import write_beside
 
 _FILES = "bad_blocks*.json"
 
@@ -52,14 +51,9 @@ class FoundBlocks:
         blocks = self._findings.bad_blocks()
         if len(blocks) == self._kept:
             return
-        temporary = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex[:8]}")
+        text = json.dumps([{**block.as_json(), "reason": block.reason} for block in blocks])
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump([{**block.as_json(), "reason": block.reason} for block in blocks], file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
+            write_beside(self._path, text.encode()).replace(self._path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise OutputError(f"{self._path}: cannot be written ({error.strerror}); check the disk") from error
         self._kept = len(blocks)

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ from asd_cli.errors import InputError, OutputError
 from asd_cli.raster.findings import Findings
 from asd_cli.raster.parts import JOURNAL, Parts
 from asd_cli.raster.windows import Window
-from asd_cli.staging import undo_staging, was_renaming
+from asd_cli.staging import undo_staging, was_renaming, write_beside
 from asd_cli.workflows.found_blocks import FoundBlocks
 from asd_cli.workflows.locks import Lock, claimed
 from asd_cli.workflows.map_job import MapJob
@@ -226,23 +225,19 @@ class WorkFolder:
         path = self.folder / _JOB
         if path.exists():
             return
-        temporary = path.with_name(f"{_JOB}.{uuid.uuid4().hex[:8]}")
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump(job.to_json(), file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
+            temporary = write_beside(path, json.dumps(job.to_json(), indent=1).encode())
             try:
                 os.link(temporary, path)
             except FileExistsError:
                 pass
             except OSError:  # a file system without links
                 temporary.replace(path)
+            finally:
+                with suppress(OSError):
+                    temporary.unlink()
         except OSError as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror}); check the disk") from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
 
     def _stored(self) -> MapJob:
         path = self.folder / _JOB
