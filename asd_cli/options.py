@@ -159,12 +159,14 @@ class MergeOptions:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Options of `asd evaluate`: a score raster with `labels`, or tiles with a `model`."""
+    """Options of `asd evaluate`: a score raster with `labels`, or tiles with a `model`, whose calibrated threshold is
+    that of `false_alarm_rate` (None: its own)."""
 
     tiles: TileOptions = field(default_factory=TileOptions)
     model: Path | None = None
     csv: Path | None = None
     plots: Path | None = None
+    false_alarm_rate: float | None = None
     exact_limit: int = 4_000_000
     device: str = "auto"
     overwrite: bool = False

@@ -27,16 +27,18 @@ SETS = {
     "nepal": ("nepal_landslide_landsat", "0,0,0"),
 }
 FIGURES = ("auc", "miou_oracle", "miou", "false_alarm_rate", "train_seconds")
+RATE = 0.01  # of false alarms, beside the models' own 0.001
 
 
-def first_half(source: Path, folder: Path) -> Path:
-    """The training half of a set, as links."""
+def half(source: Path, folder: Path, *, first: bool) -> Path:
+    """The training or the test half of a set, as links."""
     images = sorted(path for path in (source / "images").iterdir() if not path.name.startswith("."))
     masks = {path.stem: path for path in (source / "masks").iterdir()}
-    for image in images[: len(images) // 2]:
+    for image in images[: len(images) // 2] if first else images[len(images) // 2 :]:
         for kind, path in (("images", image), ("masks", masks[image.stem])):
             (folder / kind).mkdir(parents=True, exist_ok=True)
-            (folder / kind / path.name).symlink_to(path.resolve())
+            if not (folder / kind / path.name).exists():
+                (folder / kind / path.name).symlink_to(path.resolve())
     return folder
 
 
@@ -47,6 +49,19 @@ def compared(tiles: Path, normal: str, folder: Path, *options: str) -> dict[str,
     if done.returncode:
         raise SystemExit(f"asd compare failed on {tiles}")
     return {row["name"]: row for row in json.loads(done.stdout)["rows"]}
+
+
+def at_rate(folder: Path, tiles: Path, normal: str) -> dict[str, float]:
+    """False alarms at `RATE`, by row: of the models that a comparison left, on the tiles that they have not seen."""
+    found = {}
+    for model in sorted(folder.glob("runs/*/first-half/model.safetensors")):
+        kept = model.with_name("at_rate.json")
+        if not kept.exists():
+            command = [sys.executable, "-m", "asd_cli", "evaluate", "-m", str(model), str(tiles), "--normal", normal]
+            command += ["--false-alarm-rate", str(RATE), "--json"]
+            kept.write_text(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        found[model.parents[1].name] = json.loads(kept.read_text())["pooled"]["calibrated"]["false_alarm_rate"]
+    return found
 
 
 def main() -> None:
@@ -67,23 +82,27 @@ def main() -> None:
         source, normal = args.data / SETS[name][0], SETS[name][1]
         tiles = base / "first_halves" / name
         if args.cv and not tiles.exists():
-            first_half(source, tiles)
+            half(source, tiles, first=True)
         for seed in args.seeds.split(","):
             folder = base / f"{name}_{'cv' if args.cv else 'test'}_{seed}"
             options = ["--methods", args.methods, "--seed", seed, "--maps", "2", *split, *args.rest]
-            for row, found in compared(tiles if args.cv else source, normal, folder, *options).items():
-                results.setdefault(name, {}).setdefault(row, []).append(found)
+            rows = compared(tiles if args.cv else source, normal, folder, *options)
+            unseen = half(source, base / "second_halves" / name, first=False)
+            rates = {} if args.cv else at_rate(folder, unseen, normal)
+            for row, found in rows.items():
+                results.setdefault(name, {}).setdefault(row, []).append({**found, "at_rate": rates.get(row)})
     for name, rows in results.items():
-        table = [[name, "AUC", "sd", "mIoU*", "mIoU", "false alarms", "train s"]]
+        table = [[name, "AUC", "sd", "mIoU*", "mIoU", "false alarms", f"at {RATE}", "train s"]]
         for row, found in rows.items():
             each = [[run["mean"][figure] for run in found] for figure in FIGURES]
             if None in [value for values in each for value in values]:
-                table.append([row, "failed", *[""] * 5])
+                table.append([row, "failed", *[""] * 6])
                 continue
             auc, oracle, calibrated, alarms, seconds = (statistics.mean(values) for values in each)
             spread = f"{statistics.stdev(each[0]):.3f}" if len(each[0]) > 1 else ""
-            cells = (f"{auc:.3f}", spread, f"{oracle:.3f}", f"{calibrated:.3f}", f"{alarms:.2g}", f"{seconds:.0f}")
-            table.append([row, *cells])
+            rates = [run["at_rate"] for run in found if run["at_rate"] is not None]
+            cells = (f"{auc:.3f}", spread, f"{oracle:.3f}", f"{calibrated:.3f}", f"{alarms:.2g}")
+            table.append([row, *cells, f"{statistics.mean(rates):.2g}" if rates else "", f"{seconds:.0f}"])
         show(f"{name}, {'two folds of the first half' if args.cv else 'second half'}", table)
     save(args.json, 0, results)
 

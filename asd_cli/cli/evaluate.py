@@ -10,7 +10,9 @@ import click
 from asd_cli.cli.shared import (
     FILE,
     NAME,
+    FloatRange,
     advance,
+    default,
     device_option,
     echo_json,
     find_model,
@@ -34,6 +36,12 @@ Examples:
 @click.argument("tiles", type=NAME, nargs=-1, required=True)
 @click.option("-m", "--model", type=FILE, default=None, help="Model file: TILES are then images to score.")
 @tile_options
+@click.option(
+    "--false-alarm-rate",
+    type=FloatRange(0, 0.5, min_open=True),
+    default=default(EvaluateOptions, "false_alarm_rate"),
+    help="Calibrated threshold that this share of normal pixels is expected to exceed; with -m. [default: the model's]",
+)
 @click.option("--csv", type=FILE, default=None, help="Write the table as CSV.")
 @click.option("--plots", type=FILE, default=None, help="Folder for roc.png and precision_recall.png; made if need be.")
 @device_option(EvaluateOptions)

@@ -141,10 +141,19 @@ def _collect(own: ScoreCollector, index: ClassIndex, case: _Case, scored: Scored
 
 
 def _case(options: EvaluateOptions, tiles: TileSet | None) -> _Case:
+    rate = options.false_alarm_rate
     if options.model is None:
+        if rate is not None:
+            raise InputError(
+                "--false-alarm-rate: a score raster has its threshold in its tags; give a model (-m) and images, "
+                "or predict with that rate"
+            )
         return _from_rasters(options.tiles)
     model = load_model(options.model)
-    return _scored_by(model, _labelled_tiles(model, options.tiles) if tiles is None else tiles, options.device)
+    threshold = model.calibration.threshold if rate is None else model.calibration.distance(rate)
+    return _scored_by(
+        model, _labelled_tiles(model, options.tiles) if tiles is None else tiles, threshold, options.device
+    )
 
 
 def _labelled_tiles(model: Model, given: TileOptions) -> TileSet:
@@ -160,7 +169,7 @@ def _labelled_tiles(model: Model, given: TileOptions) -> TileSet:
     return tiles
 
 
-def _scored_by(model: Model, tiles: TileSet, device: str) -> _Case:
+def _scored_by(model: Model, tiles: TileSet, threshold: float, device: str) -> _Case:
     if tiles.band_count != model.detector.bands:
         raise model.band_error(tiles.sources[0].path, tiles.band_count)
     mapper = model.mapper(resolve_device(device))
@@ -169,7 +178,7 @@ def _scored_by(model: Model, tiles: TileSet, device: str) -> _Case:
         data, values = map_window(mapper, tiles, tile, window)
         return Scored(values[0], data.normal, data.codes)
 
-    return _Case(tiles, score, model.calibration.threshold, Direction())
+    return _Case(tiles, score, threshold, Direction())
 
 
 def _from_rasters(given: TileOptions) -> _Case:

@@ -322,6 +322,8 @@ def test_rasters_that_cannot_be_evaluated(tmp_path: Path) -> None:
     good = write(tmp_path / "maps" / "a.tif", score / 20, TAGS)
     with pytest.raises(LabelError, match=r"a\.tif: has no labels to compare with; give the truth with --labels$"):
         run(good)
+    with pytest.raises(InputError, match=r"--false-alarm-rate: a score raster has its threshold in its tags; give a"):
+        run(good, labels=labels, normal=("0",), false_alarm_rate=0.01)
     plain = write(tmp_path / "plain.tif", score)
     with pytest.raises(RasterError, match=r"plain\.tif: is no score raster of asd predict; for images give a model"):
         run(plain, labels=labels, normal=("0",))
@@ -438,9 +440,11 @@ def test_tiles_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert [Path(row.name).parent.name for row in report.tiles] == ["a", "b"]
 
 
-@pytest.mark.parametrize("kind", ["distance", "unit", "far"])
-def test_model_on_tiles_equals_its_maps(kind: str, tiny_model: Path, tiny_tiles: Path, tmp_path: Path) -> None:
-    direct = run(str(tiny_tiles), model=tiny_model, device="cpu")
+@pytest.mark.parametrize(("kind", "rate"), [("distance", None), ("unit", None), ("far", None), ("distance", 0.05)])
+def test_model_on_tiles_equals_its_maps(
+    kind: str, rate: float | None, tiny_model: Path, tiny_tiles: Path, tmp_path: Path
+) -> None:
+    direct = run(str(tiny_tiles), model=tiny_model, device="cpu", false_alarm_rate=rate)
     maps = tmp_path / "maps"
     maps.mkdir()
     scenes = tuple(str(path) for path in sorted((tiny_tiles / "images").glob("*.tif")))
@@ -450,6 +454,7 @@ def test_model_on_tiles_equals_its_maps(kind: str, tiny_model: Path, tiny_tiles:
             output=str(maps),
             model=tiny_model,
             score=kind,  # type: ignore[arg-type]
+            false_alarm_rate=rate,
             write_polygons=False,
             device="cpu",
         )
@@ -464,6 +469,8 @@ def test_model_on_tiles_equals_its_maps(kind: str, tiny_model: Path, tiny_tiles:
         assert theirs.auc == pytest.approx(mine.auc, abs=0 if exact else 1e-4)
         assert theirs.calibrated == pytest.approx(mine.calibrated, abs=0 if exact else 1e-3)
         assert theirs.oracle == pytest.approx(mine.oracle, abs=0 if exact else 2e-2)
+    usual = run(str(tiny_tiles), model=tiny_model, device="cpu").pooled.calibrated["false_alarm_rate"]
+    assert (direct.pooled.calibrated["false_alarm_rate"] > usual) == (rate is not None)
 
 
 def test_model_on_tiles_it_does_not_fit(
