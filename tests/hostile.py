@@ -30,7 +30,11 @@ Arrays = dict[str, NDArray[Any]]
 
 CONFIGS: Mapping[str, tuple[str, int, dict[str, Any]]] = {
     "asd paper": ("asd", 3, {"length": 2, "scales": [0.5, 2.0], "patch_size": 10}),
-    "asd localised": ("asd", 3, {"taught": "localised", "length": 3, "scales": [0.5, 1.0], "patch_size": 10}),
+    "asd localised": (
+        "asd",
+        3,
+        {"taught": "localised", "length": 3, "scales": [0.5, 1.0], "patch_size": 10, "smoothing": 1.0},
+    ),
     "rx": ("rx", 4, {"mode": "global"}),
     "rx local": ("rx", 2, {"mode": "local", "inner": 1, "outer": 5, "share": 0.1}),
     "rx subspace": ("rx", 3, {"mode": "subspace", "drop": 1}),

@@ -32,6 +32,19 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
     assert len(found) > 1
 
 
+def test_rx_within_a_scene_is_near_that_of_its_readme(tmp_path: Path) -> None:
+    data = FOLDER.parents[1] / "shared" / "data"
+    if not (data / "hsi_abu").exists():
+        pytest.skip("the hyperspectral scenes are not here")
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, str(FOLDER / "unlabelled.py"), "--data", str(data), "--scenes", "abu-beach-2"]
+    command += ["--methods", "rx", "--folder", str(tmp_path), "--json", str(figures)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (run,) = json.loads(figures.read_text())["abu-beach-2"]["rx"]
+    assert run["auc"] == pytest.approx(0.91, abs=0.04)
+
+
 def test_the_accuracy_of_rx_is_that_of_the_sets_readme(tmp_path: Path) -> None:
     data = FOLDER.parents[1] / "shared" / "data"
     if not (data / "hokkaido_landslide").exists():

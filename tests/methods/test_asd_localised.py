@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,18 @@ CPU = torch.device("cpu")
 
 
 def random_method(
-    seed: int, bands: int = 3, length: int = 4, scales: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    seed: int,
+    bands: int = 3,
+    length: int = 4,
+    scales: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0),
+    smoothing: float = 0.0,
 ) -> LocalisedAsd:
     """Weights, normalisation, scaling, Gaussian and evidence that no default could stand in for."""
     random = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = AsdMethod.create(bands, taught="localised", length=length, scales=scales, patch_size=15)
+        config = {"length": length, "scales": scales, "patch_size": 15, "smoothing": smoothing}
+        made = AsdMethod.create(bands, taught="localised", **config)
         assert isinstance(made, LocalisedAsd)
         norm = made.encoder.norm
         assert norm.running_mean is not None
@@ -59,11 +65,14 @@ def image(made: LocalisedAsd, side: int, seed: int = 0) -> torch.Tensor:
     length=st.integers(1, 16),
     scales=st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0]), min_size=1, max_size=4, unique=True),
     side=st.sampled_from([16, 32]),
+    smoothing=st.sampled_from([0.0, 0.7, 3.0]),
 )
-def test_folded_equals_unfolded(seed: int, bands: int, length: int, scales: list[float], side: int) -> None:
-    made = random_method(seed, bands, length, tuple(scales))
+def test_folded_equals_unfolded(
+    seed: int, bands: int, length: int, scales: list[float], side: int, smoothing: float
+) -> None:
+    made = random_method(seed, bands, length, tuple(scales), smoothing)
     x = image(made, side, seed)
-    signs = torch.stack([made.whitened(x).norm(dim=1), made.logits(x)], dim=1).numpy()
+    signs = torch.stack([made.whitened(x).norm(dim=1), made.smoothed_logits(x)], dim=1).numpy()
     folded = made.folded()
     for found in (folded(x).numpy(), made.sign_engine(CPU, side)(x.numpy())):
         np.testing.assert_allclose(found, signs, rtol=1e-5, atol=1e-5 * np.abs(signs).max())
@@ -71,6 +80,25 @@ def test_folded_equals_unfolded(seed: int, bands: int, length: int, scales: list
     found = made.distance_engine(CPU, side)(x.numpy())
     assert found.shape == (1, 1, side, side)
     np.testing.assert_allclose(found[:, 0], distances, rtol=1e-5, atol=1e-5 * max(1, distances.max()))
+
+
+def test_smoothed_logits_are_the_mean_of_neighbours() -> None:
+    made = random_method(4, smoothing=1.5)
+    assert (made.halo, made.align) == (
+        random_method(4).halo + 4,
+        4,
+    )  # a reach of 3 px, on the grid of the quarter scale
+    x, side = image(made, 24), 24
+    logits = made.anomaly_head(made.encoder(made.normalise(x)).descriptors)[0, 0, 1:-1, 1:-1].numpy()
+    assert logits.shape == (side + 6, side + 6)
+    kernel = np.exp(-0.5 * (np.arange(-3, 4) / 1.5) ** 2)
+    kernel /= kernel.sum()
+    expected = np.zeros((side, side))
+    for row, of_row in enumerate(kernel):
+        for col, of_col in enumerate(kernel):
+            expected += of_row * of_col * logits[row : row + side, col : col + side]
+    np.testing.assert_allclose(made.smoothed_logits(x)[0].numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(made.logits(x)[0].numpy(), logits[3:-3, 3:-3])
 
 
 def test_half_precision_gives_the_same_logits_but_for_rounding() -> None:
@@ -154,7 +182,7 @@ def test_it_learns_to_tell_what_was_changed() -> None:
     new = batch(made, 99)
     assert new.changed is not None
     with torch.inference_mode():
-        logits = made.eval().logits(new.virtual)
+        logits = made.eval().smoothed_logits(new.virtual)
     assert roc_auc_score(new.changed.flatten(), logits.flatten()) > 0.9
 
 
@@ -182,7 +210,7 @@ def test_a_batch_without_changes_or_without_normal_pixels_is_no_trouble() -> Non
 
 
 def test_restore_gives_back_the_same_method() -> None:
-    made = random_method(2)
+    made = random_method(2, smoothing=2.0)
     again = AsdMethod.restore(3, made.config(), made.arrays()).eval()
     assert isinstance(again, EvidenceDetector)
     assert (again.config(), again.halo, again.align, again.length) == (made.config(), made.halo, made.align, 3)
@@ -200,11 +228,15 @@ def test_restore_refuses_what_cannot_be() -> None:
         AsdMethod.restore(3, made.config(), broken)
     with pytest.raises(ValueError, match="taught"):
         AsdMethod.restore(3, {**made.config(), "taught": "otherwise"}, arrays)
+    for smoothing in (-1, 33, math.nan):
+        with pytest.raises(ValueError, match=rf"smoothing {smoothing:g} is not within 0\.\.32"):
+            AsdMethod.restore(3, {**made.config(), "smoothing": smoothing}, arrays)
 
 
 def test_the_default_recipe_is_taught_so() -> None:
     plan = AsdMethod.plan(TrainOptions(length=7))
-    assert plan.config == {"taught": "localised", "length": 7, "scales": (0.25, 0.5, 1.0, 2.0), "patch_size": 15}
+    pyramid = {"length": 7, "scales": (0.25, 0.5, 1.0, 2.0), "patch_size": 15}
+    assert plan.config == {"taught": "localised", **pyramid, "smoothing": 4.0}
     assert plan.facts == {"virtual_anomalies": plan.recipe.amplitudes.as_json()}
     for options in (TrainOptions(without=("compact",)), TrainOptions(loss_form="paper")):
         with pytest.raises(InputError, match="--without and --loss-form change the paper's losses; add --recipe quick"):

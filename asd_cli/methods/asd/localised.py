@@ -1,7 +1,8 @@
 """ASD taught with localised virtual anomalies: the paper's encoder with an anomaly head, and a Gaussian of the bands.
 
-The head says pixel by pixel how much a place looks like a virtual anomaly; the Mahalanobis distance of the bands (RX,
-Reed and Yu 1990) says how odd its colour is. Each is weighed by how rarely normal pixels show as much (`evidence`).
+The head says how much a place looks like a virtual anomaly, smoothed over neighbouring pixels; the Mahalanobis distance
+of the bands (RX, Reed and Yu 1990) says how odd its colour is. Each is weighed by how rarely normal pixels show as much
+(`evidence`).
 """
 
 from __future__ import annotations
@@ -28,13 +29,18 @@ from asd_cli.nn.devices import identity
 from asd_cli.nn.engines import Engine
 from asd_cli.nn.masked import masked_mean
 from asd_cli.nn.pyramid import checked_pyramid
+from asd_cli.nn.smoothing import GaussianSmoothing
 from asd_cli.options import TrainOptions
+from asd_cli.raster.windows import round_up
 
 if TYPE_CHECKING:
     from asd_cli.nn.onnx_graph import OnnxGraph
 
 _LENGTH, _SCALES = 16, (0.25, 0.5, 1.0, 2.0)
-_WEIGHTS = (0.5, 1.0)  # of colour and head; found by cross-validation within the training halves of four sets
+# weights of colour and head, and the standard deviation of the smoothing (px): found by cross-validation within the
+# training halves of four sets
+_WEIGHTS, _SMOOTHING = (0.5, 1.0), 4.0
+_MOST_SMOOTHING = 32.0
 
 
 class LocalisedAsd(ScaledDetector, EvidenceDetector):
@@ -43,27 +49,36 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
     name: ClassVar[str] = "asd"
     signs: ClassVar[int] = 2
 
-    def __init__(self, bands: int, *, length: int, scales: tuple[float, ...], patch_size: int) -> None:
+    def __init__(
+        self, bands: int, *, length: int, scales: tuple[float, ...], patch_size: int, smoothing: float = 0.0
+    ) -> None:
         super().__init__(bands)
         self.length = bands
-        self._config = {"taught": "localised", "length": length, "scales": list(scales), "patch_size": patch_size}
+        pyramid = {"length": length, "scales": list(scales), "patch_size": patch_size}
+        self._config = {"taught": "localised", **pyramid, "smoothing": smoothing}
         self.encoder = PyramidEncoder(bands, length=length, scales=scales, patch_size=patch_size)
         self.anomaly_head = nn.Conv2d(length, 1, 1)
         self.evidence = Evidence(self.signs)
-        self.halo, self.align = self.encoder.halo, self.encoder.align
+        self.smoothing, self.align = GaussianSmoothing(smoothing), self.encoder.align
+        self._margin = round_up(self.smoothing.reach, self.align)
+        self.halo = self.encoder.halo + self._margin
         self.register_buffer("mean", torch.zeros(bands))
         self.register_buffer("whitening", identity(bands))
         self.mean: Tensor
         self.whitening: Tensor
 
     @classmethod
-    def create(cls, bands: int, **config: Any) -> Self:
-        """A method with untrained weights; `config` holds length, scales and patch_size.
+    def create(cls, bands: int, *, smoothing: float = 0.0, **config: Any) -> Self:
+        """A method with untrained weights; `config` holds length, scales and patch_size, `smoothing` is that of the
+        logit in pixels.
 
         Raises:
-            ValueError: no scales, a scale that is no power of two, a patch or a length that is out of range.
+            ValueError: no scales, a scale that is no power of two, or a number that is out of range.
         """
-        return cls(bands, **checked_pyramid(**config))
+        smoothing = float(smoothing)
+        if not 0 <= smoothing <= _MOST_SMOOTHING:
+            raise ValueError(f"smoothing {smoothing:g} is not within 0..{_MOST_SMOOTHING:g}")
+        return cls(bands, **checked_pyramid(**config), smoothing=smoothing)
 
     @classmethod
     def plan(cls, options: TrainOptions) -> TrainingPlan:
@@ -77,7 +92,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         config = pyramid_config(options, length=_LENGTH, scales=_SCALES)
         recipe = RECIPES[options.recipe]
         facts = {"virtual_anomalies": recipe.amplitudes.as_json()}
-        return TrainingPlan({"taught": "localised", **config}, recipe, facts)
+        return TrainingPlan({"taught": "localised", **config, "smoothing": _SMOOTHING}, recipe, facts)
 
     def objective(self, options: TrainOptions, *, warmup_epochs: int) -> LocalisedObjective:
         """Telling virtual anomalies from what is normal."""
@@ -92,7 +107,15 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
 
         `mask` (B, H, W): the pixels that count for the statistics of the normalisation in training.
         """
-        found: Tensor = self.anomaly_head(self.encoder(self.normalise(x), mask).descriptors)[:, 0]
+        return self._logits(F.pad(x, (-self._margin,) * 4), mask)[:, 0]
+
+    def smoothed_logits(self, x: Tensor) -> Tensor:
+        """As `logits`, smoothed."""
+        spare = self._margin - self.smoothing.reach
+        return self.smoothing(F.pad(self._logits(x, None), (-spare,) * 4))[:, 0]
+
+    def _logits(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        found: Tensor = self.anomaly_head(self.encoder(self.normalise(x), mask).descriptors)
         return found
 
     def descriptors(self, x: Tensor) -> Tensor:
@@ -107,7 +130,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
 
     def distances(self, x: Tensor) -> Tensor:
         """Weighted sum of the -log p of both signs; see `Detector` and `Evidence`."""
-        distance: Tensor = self.evidence(torch.stack([self.whitened(x).norm(dim=1), self.logits(x)], dim=1))
+        distance: Tensor = self.evidence(torch.stack([self.whitened(x).norm(dim=1), self.smoothed_logits(x)], dim=1))
         return distance
 
     def distance_engine(self, device: torch.device, side: int) -> Engine:
@@ -125,7 +148,12 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
     def folded(self) -> FoldedSigns:
         """Everything that scoring needs."""
         return FoldedSigns(
-            self.encoder, self.anomaly_head, self.evidence, (self.low, self.high), (self.mean, self.whitening)
+            (self.encoder, self.anomaly_head),
+            self.evidence,
+            self.smoothing,
+            scaling=(self.low, self.high),
+            gaussian=(self.mean, self.whitening),
+            halo=self.halo,
         )
 
     def set_gaussian(self, gaussian: Gaussian) -> None:
@@ -167,7 +195,7 @@ class LocalisedObjective:
         self.module.eval()
         with torch.inference_mode():
             for batch in held_out:
-                values = F.softplus(self.module.logits(batch.image).float()[batch.mask])
+                values = F.softplus(self.module.smoothed_logits(batch.image).float()[batch.mask])
                 total += float(values.sum())
                 count += values.numel()
         self.module.train()

@@ -1,0 +1,44 @@
+"""Smoothing of a map with a Gaussian, for torch and as nodes of ONNX."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from asd_cli.nn.onnx_graph import OnnxGraph
+
+_REACH = 2.0  # in standard deviations: 95 % of the weight along each axis
+
+
+class GaussianSmoothing:
+    """A separable Gaussian of `sigma` px, cut off at two of them; 0 leaves a map as it is.
+
+    `reach` px are consumed on each side.
+    """
+
+    def __init__(self, sigma: float) -> None:
+        self.reach = math.ceil(_REACH * sigma)
+        places = np.arange(-self.reach, self.reach + 1)
+        weights = np.exp(-0.5 * (places / sigma) ** 2) if sigma else np.ones(1)
+        self._weights: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, 1, H + 2 reach, W + 2 reach) -> (B, 1, H, W)."""
+        if not self.reach:
+            return x
+        weights = torch.from_numpy(self._weights).to(x)
+        return F.conv2d(F.conv2d(x, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
+
+    def add_to(self, graph: OnnxGraph, x: str) -> str:
+        """The same as nodes."""
+        if not self.reach:
+            return x
+        down = graph.add("Conv", x, graph.constant(self._weights[None, None, :, None]))
+        return graph.add("Conv", down, graph.constant(self._weights[None, None, None, :]))
