@@ -1,6 +1,6 @@
 """The methods side by side on the labelled sets, `asd compare` on each: protocol of their README, one row a method.
 
-    python benchmarks/accuracy.py [--data ../shared/data] [--sets hokkaido,gsi,amazon,nepal] [--seeds 0,1,2]
+    python benchmarks/accuracy.py [--data ../shared/data] [--sets hokkaido,gsi,amazon,nepal,ships] [--seeds 0,1,2]
         [--methods asd,rx,dsvdd,riad,arnet,ganomaly] [--folder DIR] [--json FILE] [--cv]
 
 Tiles sorted by name, the first half trains on its normal pixels, the second half tests. With --cv the second half is
@@ -25,6 +25,7 @@ SETS = {
     "gsi": ("gsi_solar_panel", "0,0,0"),
     "amazon": ("amazon_forest_s2", "1"),
     "nepal": ("nepal_landslide_landsat", "0,0,0"),
+    "ships": ("hrsid_sar_ship", "0,0,0"),
 }
 FIGURES = ("auc", "miou_oracle", "miou", "false_alarm_rate", "train_seconds")
 RATE = 0.01  # of false alarms, beside the models' own 0.001
