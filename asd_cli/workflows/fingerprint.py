@@ -10,20 +10,16 @@ from pathlib import Path
 from asd_cli import __version__
 from asd_cli.errors import RasterError
 from asd_cli.nn.devices import resolve_devices
-from asd_cli.options import PredictOptions
+from asd_cli.options import RUN_OPTIONS, PredictOptions
 from asd_cli.raster.scene import Scene
 from asd_cli.raster.windows import Window
 from asd_cli.workflows.map_job import PolygonJob
 from asd_cli.workflows.masks import mask_files
 from asd_cli.workflows.models import Model
 
-FREE_OPTIONS = frozenset(
-    {
-        *("scenes", "output", "model", "bands", "polygons", "write_polygons", "device"),  # told in other ways
-        *("window", "max_memory", "threads", "workers"),  # the map is the same for all of them
-        *("resume", "shard", "scheduler", "overwrite", "command", "on_error", "skip_existing", "report"),
-    }
-)
+FREE_OPTIONS = RUN_OPTIONS | {
+    *("scenes", "output", "model", "bands", "polygons", "write_polygons", "device", "command"),  # told in other ways
+}
 """Options of `asd predict` in which runs may differ that work on one map."""
 _LIBRARIES = ("torch", "onnxruntime", "numpy")
 _SAMPLE = 64  # side of the windows that stand for the pixels of a scene
