@@ -214,7 +214,7 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
         work = stack.enter_context(
             WorkFolder.begin(
                 job.raster,
-                _map_job(job, scene, shared),
+                map_job(job, scene, shared),
                 shard=options.shard,
                 resume=options.resume,
                 overwrite=options.overwrite,
@@ -294,7 +294,8 @@ def report(
     )
 
 
-def _map_job(job: Job, scene: Scene, shared: Shared) -> MapJob:
+def map_job(job: Job, scene: Scene, shared: Shared) -> MapJob:
+    """What is made of a scene."""
     options, polygons = shared.options, None
     names = {path: os.path.relpath(path, job.raster.parent) for path in job.targets()}
     if job.polygons is not None:
