@@ -45,7 +45,8 @@ _LONGEST_COMMAND = 2000  # characters; a shell may have put in thousands of scen
 
 @dataclass(frozen=True)
 class PredictReport:
-    """What became of one scene, or of a shard of it; `anomalous_share` is of its valid pixels, `threshold` in units of
+    """What became of one scene, or of a shard of it (`pixels` and those below are its own then, `width` and `height`
+    the scene's); `anomalous_share` is of its valid pixels, `threshold` in units of
     the score, `stages` seconds that each stage was at work (of several threads their sum, waits for a processor
     included), `bad_blocks` places of the first 1000 blocks that could not be read and were masked."""
 
@@ -54,6 +55,7 @@ class PredictReport:
     polygons: Path | None
     width: int
     height: int
+    pixels: int
     valid_pixels: int
     anomalous_pixels: int
     polygon_count: int | None
@@ -272,12 +274,14 @@ def report(
     job: Job, made_of: MapJob, made: Made, *, start: float, clock: StageClock, shard: tuple[int, int] | None = None
 ) -> PredictReport:
     """What became of a scene; `start` is a monotonic time."""
+    windows = made_of.windows() if shard is None else made_of.shard(*shard)
     return PredictReport(
         scene=job.scene,
         raster=job.raster,
         polygons=job.polygons,
         width=made_of.grid.width,
         height=made_of.grid.height,
+        pixels=sum(window.height * window.width for window in windows),
         valid_pixels=made.valid,
         anomalous_pixels=made.anomalous,
         polygon_count=made.polygons,
