@@ -23,7 +23,7 @@ from asd_cli.raster.scene import Scene
 from asd_cli.raster.windows import Window, round_up
 from asd_cli.raster.writer import BLOCK
 from asd_cli.workflows.cluster import Cluster
-from asd_cli.workflows.fingerprint import fingerprint
+from asd_cli.workflows.fingerprint import fingerprint, unchanged
 from asd_cli.workflows.found_blocks import FoundBlocks
 from asd_cli.workflows.jobs import Job
 from asd_cli.workflows.map_files import Made, Source, keep_parts, make_files
@@ -230,6 +230,7 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
         source: Source = _Source(job, scene, work, found, memory, shared)
         if shared.cluster is not None:
             source = shared.cluster.source(work, found, job.scene, options, clock=shared.clock, progress=shared.advance)
+        source = unchanged(source, work, scene, options)
         if options.shard is None:
             made = make_files(work, job, source, findings, overwrite=options.overwrite, clock=shared.clock)
         else:

@@ -188,6 +188,13 @@ class WorkFolder:
         names = [f"{n}/{count}" for n in range(1, count + 1) if not set(self.job.shard(n, count)).isdisjoint(missing)]
         return f"{text} (shard{'s' * (len(names) > 1)} {', '.join(names)})"
 
+    def forget(self) -> None:
+        """Let the parts of this run, and of earlier ones like it, count no more."""
+        self.parts.close()
+        for name in [JOURNAL] if self._shard is None else [_journal(self._shard)]:
+            (self.folder / name).unlink(missing_ok=True)
+        self.parts.load()
+
     def finish(self) -> None:
         """Remove the folder: what it was for is made."""
         with suppress(OSError):

@@ -137,6 +137,15 @@ def test_a_cluster_makes_the_files_of_a_single_run(
     assert told.startswith(f"--scheduler {shared.scheduler}: workers: 2, dashboard: http://127.0.0.1:")
 
 
+def test_a_scene_that_changes_is_refused(shared: PredictOptions, scene: Path, out: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "scene.tif"
+    copy.write_bytes(scene.read_bytes())
+    changed = replace(shared, scenes=(str(copy),), output=str(out))
+    with pytest.raises(InputError, match=r"scene.tif: was changed while it was mapped \(its file scene.tif: was "):
+        predict(changed, progress=lambda *_: os.utime(copy, (1, 1)))
+    assert list(out.parent.iterdir()) == []
+
+
 def test_workers_that_die_are_replaced(
     shared: PredictOptions, here: Any, out: Path, expected: tuple[Files, PredictReport]
 ) -> None:
