@@ -156,7 +156,7 @@ def _boxes(bounds: Sequence[float], margin: float) -> NDArray[Any]:
 def _cut(geometry: Any, boxes: NDArray[Any]) -> Any:
     """Polygons cut to what is near: far vertices have no place in many a projection, and long edges bend in it."""
     near = shapely.union_all(boxes)
-    polygons = np.asarray(geometry.array, dtype=object)
+    polygons = np.array(geometry.array, dtype=object)  # a copy: all rows chosen are the whole's own
     far = ~shapely.contains_properly(near, polygons)
     if far.any():
         step = max(shapely.bounds(boxes)[:, 2:].max(axis=0) - shapely.bounds(boxes)[:, :2].min(axis=0)) / _STEPS
