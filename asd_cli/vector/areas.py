@@ -26,6 +26,7 @@ from asd_cli.vector.label_polygons import (
     grid_bounds,
     one_line,
     read_frame,
+    without_warnings,
 )
 
 _SPARE = 0.01  # of the box that is read, because its reprojected edges are not quite straight
@@ -81,7 +82,8 @@ def _read(path: str, grid: Grid) -> Any:
     """The features of a file that are near the grid, of formats that allow it; longitudes of another turn count."""
     file, _, layer = path.partition("|layername=")
     try:
-        info = pyogrio.read_info(file, layer=layer or None, force_total_bounds=True)
+        with without_warnings():
+            info = pyogrio.read_info(file, layer=layer or None, force_total_bounds=True)
     except Exception:  # formats that are read otherwise, and files that cannot be: reading says why
         return read_frame(path)
     box, all_of_it = _box(path, info["crs"], grid), info["total_bounds"]

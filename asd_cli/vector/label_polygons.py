@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -226,19 +227,27 @@ def grid_bounds(grid: Grid) -> Box:
     return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Without those of pyogrio: of measures that are dropped, of values of several types."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
 def read_frame(path: str, box: Box | None = None) -> Any:
     """The features of a file, those outside `box` (in its CRS) left out where the format allows."""
     file, _, layer = path.partition("|layername=")
     try:
         if PurePosixPath(file).suffix.lower() in _PARQUET:
             return geopandas.read_parquet(file)
-        layers = [str(name) for name, kind in pyogrio.list_layers(file) if kind is not None]
+        with without_warnings():
+            layers = [str(name) for name, kind in pyogrio.list_layers(file) if kind is not None]
         if not layer and len(layers) > 1:
             raise LabelError(
                 f"{file}: has {len(layers)} layers ({', '.join(layers)}); name one: {file}|layername={layers[0]}"
             )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of measures that are dropped, of values of several types
+        with without_warnings():
             frame = geopandas.read_file(file, engine="pyogrio", layer=layer or None, bbox=box)
     except LabelError:
         raise
