@@ -37,6 +37,15 @@ class ReportSummary:
     polygon_count: int | None
     shown: int
 
+    def summary(self) -> str:
+        """One line for people."""
+        share = self.anomalous_pixels / max(self.valid_pixels, 1)
+        found = "" if self.polygons is None else f", {self.polygon_count} polygons, {self.shown} of them close up"
+        return (
+            f"{self.report}: {self.width} x {self.height} px, {share:.3%} of {self.valid_pixels} valid pixels "
+            f"anomalous{found}, {'without the scene' if self.scene is None else f'with {self.scene}'}"
+        )
+
     def as_json(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
         return asdict(self)
