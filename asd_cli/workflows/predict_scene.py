@@ -260,7 +260,7 @@ class _Source:
             take(window, values)
 
         map_scene(
-            masked_readers(self.scene, shared.options, lambda: shared.open(self.job.scene)),
+            masked_readers(self.scene, shared.options, lambda: shared.open(self.job.scene), shared.mapper.halo),
             shared.mapper,
             self.work.windows(),
             score,
