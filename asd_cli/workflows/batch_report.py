@@ -40,7 +40,7 @@ from typing import Any
 from asd_cli import __version__
 from asd_cli.errors import AsdError, BatchError, InputError, OutputError, TargetError
 from asd_cli.options import PredictOptions
-from asd_cli.staging import StagedFiles, check_not_read, check_target
+from asd_cli.staging import check_not_read, check_target, write_text
 from asd_cli.workflows.jobs import Job
 
 _log = logging.getLogger(__name__)
@@ -223,14 +223,7 @@ class Batch:
         if self._path is None:
             return
         text = json.dumps(self.as_json(status, exit_code, error), indent=2) + "\n"
-        with StagedFiles(overwrite=True) as staged:
-            try:
-                staged.stage(self._path).write_text(text, encoding="utf-8")
-            except OSError as failure:
-                raise OutputError(
-                    f"{self._path}: the report cannot be written ({failure.strerror}); check the disk"
-                ) from failure
-            staged.commit()
+        write_text(self._path, text, overwrite=True)
         self._written = time.monotonic()
 
 
