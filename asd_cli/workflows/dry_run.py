@@ -215,10 +215,12 @@ def _told(samples: Sequence[Sample], scenes: int) -> str:
 def _lines(scene: Mapping[str, Any]) -> list[str]:
     if scene["status"] != "planned":
         return [f"{scene['scene']}: {scene['status']}" + (f" ({scene['error']})" if scene["error"] else "")]
-    finished = f" ({scene['windows_finished']} more are finished)" if scene["windows_finished"] else ""
+    count = left = scene["windows"]
+    if finished := scene["windows_finished"]:
+        left, count = f"{count} of {count + finished}", count + finished
     lines = [
         f"{scene['scene']}: {scene['width']} x {scene['height']} px, bands {', '.join(map(str, scene['bands']))}; "
-        f"{scene['windows']} window{'s' * (scene['windows'] != 1)} of {scene['window']} px{finished}, "
+        f"{left} window{'s' * (count != 1)} of {scene['window']} px, "
         f"{scene['workers']} reading, {scene['memory_bytes'] / MIB:.0f} MiB, about {_duration(scene['seconds'])}",
     ]
     if scene["shard"] is not None:

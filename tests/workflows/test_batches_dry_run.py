@@ -141,7 +141,7 @@ def test_what_earlier_runs_have_finished_is_left_out(
     assert planned["raster_bytes"] == 4 * 420_000 * 4 // 3
     whole = plan(scene, overwrite=True).scenes[0]
     assert planned["seconds"] == pytest.approx(whole["seconds"] * 188 * 88 / 420_000, rel=1e-3)
-    assert "; 1 window of 512 px (3 more are finished), 1 reading, " in found.text()
+    assert "; 1 of 4 windows of 512 px, 1 reading, " in found.text()
     assert (whole["windows"], whole["windows_finished"], whole["pixels"]) == (4, 0, 420_000)
     with pytest.raises(OutputError, match="another run has left 3 finished parts; go on with --resume"):
         plan(scene)
