@@ -121,6 +121,15 @@ class PredictOptions:
     command: str = "asd predict"
 
 
+RUN_OPTIONS = frozenset(
+    {
+        *("window", "max_memory", "threads", "workers", "resume", "shard", "scheduler"),
+        *("on_error", "skip_existing", "report", "overwrite"),
+    }
+)
+"""Options of `asd predict` that say how it runs: the files of a map are the same for all of them."""
+
+
 @dataclass(frozen=True)
 class PolygonsOptions:
     """Options of `asd polygons`; the model is needed for a false-alarm rate alone."""

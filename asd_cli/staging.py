@@ -170,6 +170,22 @@ class StagedFiles:
         self._staged.clear()
 
 
+def write_text(target: Path, text: str, *, overwrite: bool) -> None:
+    """Write a text file, in UTF-8, whole or not at all.
+
+    Raises:
+        TargetError: see `check_target`. OutputError: it cannot be written.
+    """
+    with StagedFiles(overwrite=overwrite) as staged:
+        try:
+            staged.stage(target).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(
+                f"{target}: cannot be written ({error.strerror}); check the free space and the permissions"
+            ) from error
+        staged.commit()
+
+
 def undo_staging(notes: Path, *, targets: bool = True) -> None:
     """Remove what a killed process has left by `StagedFiles` with these `notes`: temporary files, and what it had
     renamed to its `targets`.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from asd_cli.errors import InputError, OutputError
-from asd_cli.staging import StagedFiles, check_not_read, check_target
+from asd_cli.staging import StagedFiles, check_not_read, check_target, write_text
 
 NAMES = [
     "plain.tif",
@@ -157,3 +157,17 @@ def test_what_is_read_is_never_a_target(tmp_path: Path) -> None:
     for target in (read, tmp_path / "link.tif"):
         with pytest.raises(InputError, match="is among the files that are read; choose another output name"):
             check_not_read([target], [str(read)])
+
+
+def test_text_is_whole_or_absent(tiny_disk: Path) -> None:
+    target = tiny_disk / "report.json"
+    write_text(target, "ä\n", overwrite=False)
+    assert target.read_bytes() == "ä\n".encode()
+    with pytest.raises(OutputError, match="exists already"):
+        write_text(target, "new", overwrite=False)
+    with pytest.raises(OutputError) as caught:
+        write_text(target, "x" * 3_000_000, overwrite=True)
+    reason = "No space left on device"
+    assert str(caught.value) == f"{target}: cannot be written ({reason}); check the free space and the permissions"
+    assert target.read_bytes() == "ä\n".encode()
+    assert list(tiny_disk.iterdir()) == [target]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from asd_cli.cli.shared import (
     FILE,
@@ -27,7 +30,7 @@ from asd_cli.cli.shared import (
     raster_options,
     say,
 )
-from asd_cli.options import ON_BAD_BLOCK, ON_ERROR, SCORES, PredictOptions
+from asd_cli.options import ON_BAD_BLOCK, ON_ERROR, RUN_OPTIONS, SCORES, PredictOptions
 
 
 @click.command(
@@ -181,12 +184,21 @@ Examples:
 @click.option("--profile", "show_profile", is_flag=True, help="Say where the time went, stage by stage.")
 @overwrite_option
 @json_option
+@click.pass_context
 def predict(
-    as_json: bool, show_profile: bool, dry_run: bool, model: Path | None, connectivity: str, **given: Any
+    ctx: click.Context,
+    /,
+    as_json: bool,
+    show_profile: bool,
+    dry_run: bool,
+    model: Path | None,
+    connectivity: str,
+    **given: Any,
 ) -> None:
     """Score every pixel of SCENES (files, globs, /vsi paths or @list.txt) and draw polygons around anomalies."""
+    command = _command(sys.argv, _preset(ctx))
     options = PredictOptions(
-        model=find_model(model), connectivity=4 if connectivity == "4" else 8, command=_command(sys.argv), **given
+        model=find_model(model), connectivity=4 if connectivity == "4" else 8, command=command, **given
     )
     if dry_run:
         _dry_run(options, as_json=as_json)
@@ -227,9 +239,9 @@ def _map(options: PredictOptions, *, as_json: bool, show_profile: bool) -> None:
                 echo_json([report.as_json() for report in reports])
 
 
-def _command(words: list[str]) -> str:
-    """The command as typed, for the record; the same under ``rio asd`` and ``python -m asd_cli``, and for all runs that
-    together make one map."""
+def _command(words: list[str], preset: Sequence[str] = ()) -> str:
+    """The command as typed, and `preset`, for the record; the same under ``rio asd`` and ``python -m asd_cli``, and for
+    all runs that together make one map."""
     start = words.index("predict") if "predict" in words else 1
     kept: list[str] = []
     rest = iter(words[start:])
@@ -237,7 +249,26 @@ def _command(words: list[str]) -> str:
         if word in ("--shard", "--scheduler"):
             next(rest, None)
         elif word == "--":
-            kept += [word, *rest]
+            return shlex.join(["asd", *kept, *preset, word, *rest])
         elif word != "--resume" and not word.startswith(("--shard=", "--scheduler=")):
             kept.append(word)
-    return shlex.join(["asd", *kept])
+    return shlex.join(["asd", *kept, *preset])
+
+
+def _preset(ctx: click.Context) -> list[str]:
+    """Options of the map that the environment or the file of ``--config`` gave, as one would type them."""
+    makes = {field.name for field in dataclasses.fields(PredictOptions)} - RUN_OPTIONS
+    words: list[str] = []
+    for option in ctx.command.params:
+        name = str(option.name)
+        if name in makes and ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP:
+            words += _typed(option, ctx.lookup_default(name))
+    return words
+
+
+def _typed(option: click.Parameter, value: Any) -> list[str]:
+    if not (isinstance(option, click.Option) and option.is_flag):
+        return [max(option.opts, key=len), str(value)]
+    given = not value if option.flag_value is False else value
+    spelled = option.opts if given else option.secondary_opts
+    return spelled[:1]  # of a flag that is off and has no word for it nothing

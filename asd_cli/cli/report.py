@@ -17,6 +17,7 @@ from asd_cli.cli.shared import (
     json_option,
     overwrite_option,
     progress_bar,
+    say,
 )
 from asd_cli.options import ReportOptions
 
@@ -63,4 +64,5 @@ def report(as_json: bool, raster: Path, **given: Any) -> None:
         summary = make_report(options, progress=lambda *state: advance(bar, *state))
     if as_json:
         return echo_json(summary.as_json())
+    say(summary.summary())
     click.echo(summary.report)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("asd_cli")
 F = TypeVar("F", bound=Callable[..., Any])
-FILE = click.Path(path_type=Path)
-NAME = click.Path()
+FILE = click.Path(readable=False, path_type=Path)
+NAME = click.Path(readable=False)
 """What need not be a file (a glob, ``/vsi...``); the shell still completes files."""
 
 

@@ -50,8 +50,8 @@ class BlockFile(Protocol):
 def read_around(file: BlockFile, box: Window, findings: Findings) -> Pixels:
     """Pixels `(C, H, W)` and validity of a window inside the scene.
 
-    What cannot be read is an error or, if `findings` masks, invalid: whole blocks of the file, so that it does not
-    depend on the windows in which the file is read.
+    What cannot be read is an error or, if `findings` masks or the map does not depend on it, invalid: whole blocks of
+    the file, so that it does not depend on the windows in which the file is read.
 
     Raises:
         RasterError: it names file, bands and the damaged block.
@@ -106,7 +106,7 @@ def _examine(file: BlockFile, box: Window, findings: Findings, *, partial: bool 
                     findings.add_good(block)
                 continue
             bad = BadBlock(*_of(block), *found)
-            if not findings.mask:
+            if not findings.mask and findings.concerns(block):
                 raise unreadable(file.path, bad)
             findings.add_bad(bad)
 

@@ -66,6 +66,8 @@ class Findings:
         self._checked = False
         self._bad: dict[Window, BadBlock] = {}
         self._good: set[Window] = set()
+        self._concerns: Callable[[Window], bool] | None = None
+        self._judged: dict[Window, bool] = {}
 
     def _warn(self, text: str) -> None:
         text = text.removeprefix(f"{PurePath(self.path).name}: ")
@@ -82,6 +84,21 @@ class Findings:
             if not self._checked:
                 check()
                 self._checked = True
+
+    def limit(self, concerns: Callable[[Window], bool]) -> None:
+        """Tell which blocks the map depends on; others that are bad are no error and are not listed, as whether they
+        are read at all depends on the windows. To be called before the first read."""
+        with self._lock:
+            self._concerns = concerns
+
+    def concerns(self, block: Window) -> bool:
+        """Whether the map depends on a block."""
+        with self._lock:
+            if self._concerns is None:
+                return True
+            if block not in self._judged:
+                self._judged[block] = self._concerns(block)
+            return self._judged[block]
 
     def add_bad(self, block: BadBlock) -> None:
         """Remember a block that cannot be read."""
@@ -106,9 +123,9 @@ class Findings:
             return [window for window in self._bad if overlap(window, box) is not None]
 
     def bad_blocks(self) -> list[BadBlock]:
-        """All bad blocks, from the top."""
+        """All bad blocks that the map depends on, from the top."""
         with self._lock:
-            return sorted(self._bad.values())
+            return sorted(block for block in self._bad.values() if self.concerns(block.window))
 
     def as_json(self) -> list[dict[str, Any]]:
         """The first 1000 bad blocks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import product
 from types import TracebackType
@@ -20,6 +21,7 @@ from asd_cli.raster.grid import Grid
 from asd_cli.raster.scene import Chip, Scene
 from asd_cli.raster.windows import Window, reflected_indices, round_up
 
+_MOST_PIXELS = 4_000_000  # looked at in one piece
 _BLOCK = 512  # warped in pieces aligned to the scene, so that every window gets the same pixels
 Marks = NDArray[np.bool_]
 
@@ -146,6 +148,21 @@ class SceneMasks:
 
     left_out: Callable[[], MarkReader] | None = None
     area: Callable[[], MarkReader] | None = None
+
+    def any_usable(self, box: Window) -> bool:
+        """Whether a pixel of a box within the scene is in the area and not left out."""
+        with ExitStack() as stack:
+            left_out, area = (
+                None if opened is None else stack.enter_context(closing(opened()))
+                for opened in (self.left_out, self.area)
+            )
+            rows = max(1, _MOST_PIXELS // box.width)
+            for row in range(box.row, box.row_stop, rows):
+                part = Window(row, box.col, min(rows, box.row_stop - row), box.width)
+                usable = np.ones(part.shape, np.bool_) if area is None else area.read(part)
+                if (usable if left_out is None else usable & ~left_out.read(part)).any():
+                    return True
+        return False
 
 
 class MaskedScene:

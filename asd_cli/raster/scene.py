@@ -51,7 +51,7 @@ class Scene:
         self, dataset: Any, path: str, bands: tuple[int, ...], nodata: float | None, opened: str, findings: Findings
     ) -> None:
         """Use `Scene.open`."""
-        self._dataset, self._opened, self._findings = dataset, opened, findings
+        self._dataset, self._opened, self.findings = dataset, opened, findings
         self.path = path
         self.files = tuple(dataset.files)  # sources of a VRT and side files included
         self.grid = Grid.from_dataset(dataset)
@@ -119,8 +119,8 @@ class Scene:
         cols = reflected_indices(window.col, window.col_stop, self.grid.width)
         top, left = int(rows.min()), int(cols.min())
         box = Window(top, left, int(rows.max()) - top + 1, int(cols.max()) - left + 1)
-        with gdal_session(hear=self._findings.hear):
-            pixels, valid = read_around(self, box, self._findings)
+        with gdal_session(hear=self.findings.hear):
+            pixels, valid = read_around(self, box, self.findings)
         if box != window:  # whole rows first: they are copied at once
             pixels = pixels[:, rows - top].take(cols - left, axis=2)
             valid = valid[rows - top].take(cols - left, axis=1)
@@ -149,10 +149,10 @@ class Scene:
             bands = tuple(sorted(chosen & set(member.bands or chosen)))
             window = member.window
             bad = BadBlock(window.row, window.col, window.height, window.width, bands, f"{member.path}: {reason}")
-            if bands and not self._findings.mask:
+            if bands and not self.findings.mask:
                 raise unreadable(self.path, bad)
             if bands:
-                self._findings.add_bad(bad)
+                self.findings.add_bad(bad)
 
     def read_box(self, box: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Selected bands as float32, 0 where invalid, and validity of a window that lies inside the scene."""

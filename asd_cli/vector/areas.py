@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
+import pandas
 import pyogrio
 from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
+from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.warp import transform_bounds
 
@@ -15,6 +18,7 @@ from asd_cli.errors import InputError
 from asd_cli.raster.grid import Grid
 from asd_cli.raster.windows import Window
 from asd_cli.vector.label_polygons import (
+    TURNS,
     Box,
     LabelPolygons,
     PolygonReader,
@@ -22,6 +26,7 @@ from asd_cli.vector.label_polygons import (
     grid_bounds,
     one_line,
     read_frame,
+    without_warnings,
 )
 
 _SPARE = 0.01  # of the box that is read, because its reprojected edges are not quite straight
@@ -47,7 +52,7 @@ class PolygonMarks:
                 "give a mask raster of its size"
             )
         self.path, self.files = path, (path.partition("|layername=")[0],)
-        frame = read_frame(path, _box(path, grid))
+        frame = _read(path, grid)
         if frame.crs is None and grid.crs is not None:
             _log.warning("%s: has no CRS; its coordinates are taken as those of %s", path, scene)
         self._reader: PolygonReader | None = None
@@ -73,13 +78,27 @@ class PolygonMarks:
         """Nothing to close: the polygons are in memory."""
 
 
-def _box(path: str, grid: Grid) -> Box | None:
-    """Bounds of the grid in the CRS of the file; None: read all of it."""
+def _read(path: str, grid: Grid) -> Any:
+    """The features of a file that are near the grid, of formats that allow it; longitudes of another turn count."""
     file, _, layer = path.partition("|layername=")
     try:
-        crs = pyogrio.read_info(file, layer=layer or None)["crs"]
+        with without_warnings():
+            info = pyogrio.read_info(file, layer=layer or None, force_total_bounds=True)
     except Exception:  # formats that are read otherwise, and files that cannot be: reading says why
-        return None
+        return read_frame(path)
+    box, all_of_it = _box(path, info["crs"], grid), info["total_bounds"]
+    if box is None or all_of_it is None:
+        return read_frame(path, box)
+    crs = grid.crs if info["crs"] is None else CRS.from_user_input(info["crs"])
+    turns = TURNS if crs is not None and crs.is_geographic else (0.0,)
+    boxes = [(box[0] + turn, box[1], box[2] + turn, box[3]) for turn in turns]
+    near = [one for one in boxes if one[0] <= all_of_it[2] and one[2] >= all_of_it[0]]
+    frames = [read_frame(path, one) for one in near or [box]]
+    return pandas.concat([frame for frame in frames if len(frame)] or frames[:1])
+
+
+def _box(path: str, crs: str | None, grid: Grid) -> Box | None:
+    """Bounds of the grid in a CRS; None: they are all of it, or have a gap."""
     bounds = grid_bounds(grid)
     if crs is not None and grid.crs is not None:
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -35,6 +36,10 @@ _SUBPIXEL = 65536.0  # vertices are snapped to 1/65536 px, so that every window 
 Box = tuple[float, float, float, float]
 """(left, bottom, right, top)."""
 _MARGIN, _STEPS = 1.0, 300  # of the surroundings that polygons are cut to: grid sizes on each side, parts of an edge
+_NO_TOUCH = -1e-9
+_TURN = 360.0
+TURNS = (-_TURN, 0.0, _TURN)
+"""Longitudes from each other at which a place may be written: 181 is -179, and 350 is -10."""
 
 _log = logging.getLogger(__name__)
 
@@ -91,10 +96,13 @@ class LabelPolygons:
             if source_crs is not None:
                 bounds = transform_bounds(grid.crs, source_crs.to_wkt(), *bounds)
             if np.isfinite(bounds).all():
-                chosen = np.sort(np.unique(self._geometry.sindex.query(_boxes(bounds, 0.0))[-1]))
-                subset, codes = _cut(self._geometry.iloc[chosen], _boxes(bounds, _MARGIN)), self._codes[chosen]
+                geographic = grid.is_geographic if source_crs is None else source_crs.is_geographic
+                subset, chosen = _near(self._geometry, bounds, TURNS if geographic else (0.0,))
+                codes = self._codes[chosen]
             if source_crs is not None and grid.crs is not None:
                 subset = subset.to_crs(grid.crs.to_wkt())
+                if grid.is_geographic:
+                    subset = _unwound(subset, grid_bounds(grid))
         except (CRSError, ProjError) as error:
             raise LabelError(f"{self.path}: cannot be reprojected to the CRS of {image} ({one_line(error)})") from error
         polygons = np.asarray(subset.array)
@@ -145,7 +153,7 @@ class PolygonReader:
 def _boxes(bounds: Sequence[float], margin: float) -> NDArray[Any]:
     """Boxes of bounds, wider by a share of their size on each side; two if the first is beyond the date line."""
     left, bottom, right, top = bounds
-    width = right - left + (360.0 if right < left else 0.0)
+    width = right - left + (_TURN if right < left else 0.0)
     aside, above = margin * width, margin * (top - bottom)
     spans = [(left - aside, right + aside)]
     if right < left:
@@ -153,10 +161,42 @@ def _boxes(bounds: Sequence[float], margin: float) -> NDArray[Any]:
     return np.array([shapely.box(west, bottom - above, east, top + above) for west, east in spans])
 
 
-def _cut(geometry: Any, boxes: NDArray[Any]) -> Any:
+def _near(geometry: Any, bounds: Sequence[float], turns: Sequence[float]) -> tuple[Any, NDArray[np.intp]]:
+    """Polygons that touch the bounds, cut to the surroundings, and their places in `geometry`, in order. Those that do
+    so some `turns` away are moved to the bounds."""
+    parts, places = [], []
+    for turn in turns:
+        chosen = np.unique(geometry.sindex.query(_moved(_boxes(bounds, _NO_TOUCH), turn))[-1])
+        parts.append(_moved(_cut(geometry.iloc[chosen], _moved(_boxes(bounds, _MARGIN), turn)), -turn))
+        places.append(chosen)
+    found = np.concatenate(places)
+    order = np.argsort(found, kind="stable")
+    return geopandas.GeoSeries(np.concatenate(parts)[order], crs=geometry.crs), found[order]
+
+
+def _moved(shapes: NDArray[Any], by: float) -> NDArray[Any]:
+    """Shapes moved to the east."""
+    return shapely.transform(shapes, lambda points: points + np.array((by, 0.0))) if by else shapes
+
+
+def _unwound(geometry: Any, bounds: Box) -> Any:
+    """Geographic polygons near the bounds with longitudes that go on beyond 180 as those of the bounds do."""
+    west, _, east, _ = bounds
+    if (1 + 2 * _MARGIN) * (east - west) >= _TURN:  # the surroundings are the globe: no saying which turn is meant
+        return geometry
+
+    def unwind(points: NDArray[Any]) -> NDArray[Any]:
+        with np.errstate(invalid="ignore"):  # what is not finite is left out
+            turns = np.round((points[:, 0] - (west + east) / 2) / _TURN)
+            return np.stack([points[:, 0] - turns * _TURN, points[:, 1]], axis=1)
+
+    return geopandas.GeoSeries(shapely.transform(np.asarray(geometry.array), unwind), crs=geometry.crs)
+
+
+def _cut(geometry: Any, boxes: NDArray[Any]) -> NDArray[Any]:
     """Polygons cut to what is near: far vertices have no place in many a projection, and long edges bend in it."""
     near = shapely.union_all(boxes)
-    polygons = np.asarray(geometry.array, dtype=object)
+    polygons = np.array(geometry.array, dtype=object)  # a copy: all rows chosen are the whole's own
     far = ~shapely.contains_properly(near, polygons)
     if far.any():
         step = max(shapely.bounds(boxes)[:, 2:].max(axis=0) - shapely.bounds(boxes)[:, :2].min(axis=0)) / _STEPS
@@ -164,7 +204,7 @@ def _cut(geometry: Any, boxes: NDArray[Any]) -> Any:
             parts = shapely.intersection(polygons[far], near)
         cut = [_polygons_only(part) or shapely.Polygon() for part in parts]
         polygons[far] = shapely.segmentize(cut, step)
-    return geopandas.GeoSeries(polygons, crs=geometry.crs)
+    return polygons
 
 
 def _pixel_points(points: NDArray[Any], to_pixels: Affine) -> NDArray[Any]:
@@ -187,19 +227,27 @@ def grid_bounds(grid: Grid) -> Box:
     return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Without those of pyogrio: of measures that are dropped, of values of several types."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
 def read_frame(path: str, box: Box | None = None) -> Any:
     """The features of a file, those outside `box` (in its CRS) left out where the format allows."""
     file, _, layer = path.partition("|layername=")
     try:
         if PurePosixPath(file).suffix.lower() in _PARQUET:
             return geopandas.read_parquet(file)
-        layers = [str(name) for name, kind in pyogrio.list_layers(file) if kind is not None]
+        with without_warnings():
+            layers = [str(name) for name, kind in pyogrio.list_layers(file) if kind is not None]
         if not layer and len(layers) > 1:
             raise LabelError(
                 f"{file}: has {len(layers)} layers ({', '.join(layers)}); name one: {file}|layername={layers[0]}"
             )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of measures that are dropped, of values of several types
+        with without_warnings():
             frame = geopandas.read_file(file, engine="pyogrio", layer=layer or None, bbox=box)
     except LabelError:
         raise

@@ -9,14 +9,17 @@ The report is one JSON object; `null` stands for what is not known::
     exit_code          0 | 3 | 1 | 130; null while running
     error              what ended the run early, in one line
     seconds            so far
-    totals             scenes, those of each status, pixels, and sums of valid_pixels, anomalous_pixels, polygon_count,
+    totals             scenes, those of each status, and sums of pixels, valid_pixels, anomalous_pixels, polygon_count,
                        bad_block_count
     scenes             one object each, in the order given:
       scene            as given
       status           done | failed | skipped (its files were there) | interrupted | waiting (not begun)
       seconds          spent on it
-      width, height, valid_pixels, anomalous_pixels, polygon_count
+      width, height    of the scene
+      pixels           of it, or of the shard's parts
+      valid_pixels, anomalous_pixels, polygon_count
       raster, polygons files to be written; those of scenes not done are not there, or older
+      files            these, and STAC item, quicklook and styles
       bad_block_count  blocks of the scene that could not be read and were masked
       bad_blocks       the first 1000 of them: col, row, width, height, bands
       error            why it failed
@@ -37,14 +40,14 @@ from typing import Any
 from asd_cli import __version__
 from asd_cli.errors import AsdError, BatchError, InputError, OutputError, TargetError
 from asd_cli.options import PredictOptions
-from asd_cli.staging import StagedFiles, check_not_read, check_target
+from asd_cli.staging import check_not_read, check_target, write_text
 from asd_cli.workflows.jobs import Job
 
 _log = logging.getLogger(__name__)
 _VERSION_KEY = "asd_batch_report"
 _STATUSES = ("done", "failed", "skipped", "interrupted", "waiting")
-_OF_A_MAP = ("width", "height", "valid_pixels", "anomalous_pixels", "polygon_count")
-_SUMS = ("valid_pixels", "anomalous_pixels", "polygon_count", "bad_block_count")
+_OF_A_MAP = ("width", "height", "pixels", "valid_pixels", "anomalous_pixels", "polygon_count")
+_SUMS = ("pixels", "valid_pixels", "anomalous_pixels", "polygon_count", "bad_block_count")
 _BETWEEN_WRITES = 5.0  # seconds
 
 
@@ -68,6 +71,7 @@ class Outcome:
             **{key: facts.get(key) for key in _OF_A_MAP},
             "raster": str(self.job.raster),
             "polygons": None if self.job.polygons is None else str(self.job.polygons),
+            "files": [str(path) for path in self.job.targets()],
             "bad_block_count": facts.get("bad_block_count", 0),
             "bad_blocks": list(facts.get("bad_blocks", ())),
             "error": self.error,
@@ -212,7 +216,6 @@ class Batch:
         return {
             "scenes": len(scenes),
             **{status: counts[status] for status in _STATUSES},
-            "pixels": sum((scene["width"] or 0) * (scene["height"] or 0) for scene in scenes),
             **{key: sum(scene[key] or 0 for scene in scenes) for key in _SUMS},
         }
 
@@ -220,14 +223,7 @@ class Batch:
         if self._path is None:
             return
         text = json.dumps(self.as_json(status, exit_code, error), indent=2) + "\n"
-        with StagedFiles(overwrite=True) as staged:
-            try:
-                staged.stage(self._path).write_text(text, encoding="utf-8")
-            except OSError as failure:
-                raise OutputError(
-                    f"{self._path}: the report cannot be written ({failure.strerror}); check the disk"
-                ) from failure
-            staged.commit()
+        write_text(self._path, text, overwrite=True)
         self._written = time.monotonic()
 
 

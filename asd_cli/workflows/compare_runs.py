@@ -19,7 +19,7 @@ from asd_cli.data.tiles import TileSet
 from asd_cli.errors import InputError
 from asd_cli.nn.devices import resolve_device
 from asd_cli.options import EvaluateOptions, TrainOptions
-from asd_cli.staging import StagedFiles
+from asd_cli.staging import StagedFiles, write_text
 from asd_cli.workflows.compare_scores import ScoreWatch, preview_file
 from asd_cli.workflows.compare_splits import Split
 from asd_cli.workflows.evaluate import evaluate
@@ -142,9 +142,7 @@ class _State:
             },
             indent=2,
         )
-        with StagedFiles(overwrite=True) as staged:
-            staged.stage(self.path).write_text(text, encoding="utf-8")
-            staged.commit()
+        write_text(self.path, text, overwrite=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -16,17 +16,16 @@ from asd_cli.errors import InputError
 from asd_cli.nn.devices import resolve_devices, torch_threads
 from asd_cli.options import PredictOptions
 from asd_cli.raster.scene import Scene
-from asd_cli.raster.windows import Window, round_up, write_windows
+from asd_cli.raster.windows import Window, write_windows
 from asd_cli.raster.writer import BLOCK
 from asd_cli.workflows.batch_report import Batch
 from asd_cli.workflows.jobs import Job, find_jobs
-from asd_cli.workflows.map_job import shard_of
 from asd_cli.workflows.mapping import InTurns, read_window
 from asd_cli.workflows.memory import MIB
 from asd_cli.workflows.predict import Prepared, prepare
-from asd_cli.workflows.predict_scene import Shared
+from asd_cli.workflows.predict_scene import Shared, map_job
 from asd_cli.workflows.stages import StageClock
-from asd_cli.workflows.work_folder import work_folder
+from asd_cli.workflows.work_folder import WorkFolder, work_folder
 
 _log = logging.getLogger(__name__)
 _SAMPLE = 2 * BLOCK  # side of the pixels that are scored
@@ -64,8 +63,9 @@ class DryRun:
 
     def as_json(self) -> dict[str, Any]:
         """scenes: status (planned, skipped, failed), size, bands, shard (pixels, windows, bytes and seconds are
-        its own), windows (their count) and window (their side in pixels), workers, memory_bytes, raster,
-        raster_bytes (at most), working_bytes (more, while it is written), polygons, seconds, error. totals.
+        its own), windows (their count) and window (their side in pixels), windows_finished (by earlier runs; pixels,
+        windows, working_bytes and seconds leave them out), workers, memory_bytes, raster, raster_bytes (at most),
+        working_bytes (more, while it is written), polygons, files (all that are made), seconds, error. totals.
         estimated: how."""
         return {"scenes": list(self.scenes), "totals": self.totals(), "estimated": self.estimated}
 
@@ -107,7 +107,8 @@ def dry_run(options: PredictOptions) -> DryRun:
         _plan_all(prepared, options, batch, plans, samples)
     errors = batch.failures()
     scenes = [plans.get(job) or _left_out(job, errors.get(job.scene)) for job in dict.fromkeys(jobs)]
-    found = DryRun(scenes, _told(samples, len(plans)), batch)
+    to_score = sum(plan["windows"] > 0 for plan in plans.values())
+    found = DryRun(scenes, _told(samples, to_score), batch)
     _warn_of_space(found.totals(), [job.raster.parent for job in plans])
     return found
 
@@ -125,22 +126,27 @@ def _plan_all(
         shared = Shared(model, mapper, prepared.scale, options, clock, lambda pixels: None, prepared.findings)
         for job in batch.waiting():
             with batch.attempt(job), shared.open(job.scene) as scene:
-                if time.monotonic() - start < _MEASURING and (sample := _measured(scene, mapper)):
+                plan = _plan(job, scene, shared)
+                if not plan["windows"]:
+                    rate = 0.0
+                elif time.monotonic() - start < _MEASURING and (sample := _measured(scene, mapper)):
                     samples.append(sample)
                     rate = sample.seconds / sample.blocks
                 else:
                     rate = sum(s.seconds for s in samples) / max(sum(s.blocks for s in samples), 1)
-                plans[job] = _plan(job, scene, shared, rate)
+                share = plan["pixels"] / (plan["width"] * plan["height"])
+                seconds = rate * share * _blocks(plan["height"], plan["width"], mapper.block)
+                plans[job] = {**plan, "seconds": round(seconds, 2)}
 
 
-def _plan(job: Job, scene: Scene, shared: Shared, seconds_a_block: float) -> dict[str, Any]:
-    memory, grid = shared.memory(scene), scene.grid
-    side = round_up(memory.window, BLOCK)
-    windows, shard = list(write_windows(*grid.shape, side)), shared.options.shard
-    if shard is not None:
-        windows = shard_of(windows, *shard)
+def _plan(job: Job, scene: Scene, shared: Shared) -> dict[str, Any]:
+    """All but the seconds."""
+    grid, shard = scene.grid, shared.options.shard
+    wanted, resume = map_job(job, scene, shared), shared.options.resume
+    made, windows = WorkFolder.look(job.raster, wanted, shard=shard, resume=resume)
+    memory = shared.memory(scene, made.side)
     pixels = sum(window.height * window.width for window in windows)
-    seconds = seconds_a_block * _blocks(grid.height, grid.width, shared.mapper.block)
+    all_windows = list(made.windows()) if shard is None else made.shard(*shard)
     return {
         "scene": job.scene,
         "status": "planned",
@@ -150,14 +156,15 @@ def _plan(job: Job, scene: Scene, shared: Shared, seconds_a_block: float) -> dic
         "bands": list(scene.bands),
         "shard": None if shard is None else "/".join(map(str, shard)),
         "windows": len(windows),
-        "window": side,
+        "windows_finished": len(all_windows) - len(windows),
+        "window": made.side,
         "workers": memory.workers,
         "memory_bytes": memory.expected,
         "raster": str(job.raster),
-        "raster_bytes": int(4 * pixels * _OVERVIEWS) if shard is None else 0,
+        "raster_bytes": int(4 * grid.width * grid.height * _OVERVIEWS) if shard is None else 0,
         "working_bytes": 4 * pixels,
         "polygons": None if job.polygons is None else str(job.polygons),
-        "seconds": round(seconds * pixels / (grid.width * grid.height), 2),
+        "files": [str(path) for path in job.targets()],
         "error": None,
     }
 
@@ -168,6 +175,7 @@ def _left_out(job: Job, error: str | None) -> dict[str, Any]:
         "status": "skipped" if error is None else "failed",
         "raster": str(job.raster),
         "polygons": None if job.polygons is None else str(job.polygons),
+        "files": [str(path) for path in job.targets()],
         "error": error,
     }
 
@@ -195,7 +203,7 @@ def _blocks(height: int, width: int, side: int) -> int:
 def _told(samples: Sequence[Sample], scenes: int) -> str:
     """How times were estimated."""
     if not samples:
-        return "times: unknown, as no valid pixels were found to score" if scenes else "times: nothing to do"
+        return "times: unknown, as no valid pixels were found to score" if scenes else "times: nothing to score"
     window, count = samples[0].window, len(samples)
     others = "" if count == scenes else f", the other {scenes - count} as fast as those"
     return (
@@ -207,16 +215,21 @@ def _told(samples: Sequence[Sample], scenes: int) -> str:
 def _lines(scene: Mapping[str, Any]) -> list[str]:
     if scene["status"] != "planned":
         return [f"{scene['scene']}: {scene['status']}" + (f" ({scene['error']})" if scene["error"] else "")]
+    count = left = scene["windows"]
+    if finished := scene["windows_finished"]:
+        left, count = f"{count} of {count + finished}", count + finished
     lines = [
         f"{scene['scene']}: {scene['width']} x {scene['height']} px, bands {', '.join(map(str, scene['bands']))}; "
-        f"{scene['windows']} window{'s' * (scene['windows'] > 1)} of {scene['window']} px, {scene['workers']} "
-        f"reading, {scene['memory_bytes'] / MIB:.0f} MiB, about {_duration(scene['seconds'])}",
+        f"{left} window{'s' * (count != 1)} of {scene['window']} px, "
+        f"{scene['workers']} reading, {scene['memory_bytes'] / MIB:.0f} MiB, about {_duration(scene['seconds'])}",
     ]
     if scene["shard"] is not None:
         parts = f"parts of shard {scene['shard']}, up to {_size(scene['working_bytes'])}"
         return [*lines, f"  {work_folder(Path(scene['raster']))}: {parts}; asd merge makes the files"]
     lines.append(f"  {scene['raster']}: up to {_size(scene['raster_bytes'])}")
-    return lines if scene["polygons"] is None else [*lines, f"  {scene['polygons']}: as many polygons as there are"]
+    if scene["polygons"] is not None:
+        lines.append(f"  {scene['polygons']}: as many polygons as there are")
+    return [*lines, *(f"  {name}" for name in scene["files"] if name not in (scene["raster"], scene["polygons"]))]
 
 
 def _size(count: float) -> str:

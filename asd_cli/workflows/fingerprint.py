@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from asd_cli import __version__
-from asd_cli.errors import RasterError
+from asd_cli.errors import InputError, RasterError
 from asd_cli.nn.devices import resolve_devices
-from asd_cli.options import PredictOptions
+from asd_cli.options import RUN_OPTIONS, PredictOptions
 from asd_cli.raster.scene import Scene
 from asd_cli.raster.windows import Window
-from asd_cli.workflows.map_job import PolygonJob
+from asd_cli.workflows.map_files import Source
+from asd_cli.workflows.map_job import PolygonJob, first_difference
+from asd_cli.workflows.mapping import Map
 from asd_cli.workflows.masks import mask_files
 from asd_cli.workflows.models import Model
+from asd_cli.workflows.work_folder import WorkFolder
 
-FREE_OPTIONS = frozenset(
-    {
-        *("scenes", "output", "model", "bands", "polygons", "write_polygons", "device"),  # told in other ways
-        *("window", "max_memory", "threads", "workers"),  # the map is the same for all of them
-        *("resume", "shard", "scheduler", "overwrite", "command", "on_error", "skip_existing", "report"),
-    }
-)
+FREE_OPTIONS = RUN_OPTIONS | {
+    *("scenes", "output", "model", "bands", "polygons", "write_polygons", "device", "command"),  # told in other ways
+}
 """Options of `asd predict` in which runs may differ that work on one map."""
 _LIBRARIES = ("torch", "onnxruntime", "numpy")
+_OF_VIEWERS = ".aux.xml"  # QGIS writes statistics there when it shows a scene
 _SAMPLE = 64  # side of the windows that stand for the pixels of a scene
 
 
@@ -40,10 +41,33 @@ def fingerprint(scene: Scene, model: Model, options: PredictOptions, polygons: P
     found["the polygons"] = "none" if polygons is None else polygons.file
     found |= {"the scene": Path(scene.path).name, "its size": f"{scene.grid.width} x {scene.grid.height} px"}
     found["its bands"] = ",".join(map(str, scene.bands))
-    found |= {f"its file {Path(name).name}": _state(name) for name in scene.files}
-    found |= {f"the mask {Path(name).name}": _state(name) for name in mask_files(options, scene.path)}
+    found |= _states(scene, options)
     found["its georeference"] = f"{zlib.crc32(str(scene.grid.to_json()).encode()):08x}"
     return found | {"its pixels": _sample(scene)}
+
+
+def unchanged(source: Source, work: WorkFolder, scene: Scene, options: PredictOptions) -> Source:
+    """`source`, but after its last window it fails if a file of the scene or a mask is not as its fingerprint tells;
+    what this run has kept counts no more then, as some of it is of the one state and some of the other."""
+
+    def give(take: Callable[[Window, Map], None]) -> None:
+        source(take)
+        was = work.job.fingerprint
+        now = {name: state for name, state in _states(scene, options).items() if not name.endswith(_OF_VIEWERS)}
+        if difference := first_difference({name: was[name] for name in now}, now):
+            work.forget()
+            raise InputError(
+                f"{scene.path}: was changed while it was mapped ({difference}), so nothing is kept; run again when "
+                "no other program writes to it"
+            )
+
+    return give
+
+
+def _states(scene: Scene, options: PredictOptions) -> dict[str, str]:
+    """The files of a scene, and its masks."""
+    found = {f"its file {Path(name).name}": _state(name) for name in scene.files}
+    return found | {f"the mask {Path(name).name}": _state(name) for name in mask_files(options, scene.path)}
 
 
 def _version(library: str) -> str:

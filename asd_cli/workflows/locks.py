@@ -6,13 +6,16 @@ import logging
 import os
 import platform
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from asd_cli.errors import OutputError
 
 _log = logging.getLogger(__name__)
+_LOCK = "lock"
+Shard = tuple[int, int]
 
 
 class Lock:
@@ -45,6 +48,16 @@ class Lock:
             file.close()
             raise
         return cls(file)
+
+    @staticmethod
+    def held(path: Path, *, shared: bool = False) -> bool:
+        """Whether another process, or thread, has a lock; nothing is changed.
+
+        Raises:
+            OSError: the file is missing or cannot be opened.
+        """
+        with path.open("rb+") as file:
+            return not _locked(file, shared=shared)
 
     @staticmethod
     def holder(path: Path) -> str:
@@ -80,18 +93,53 @@ def _locked(file: IO[bytes], *, shared: bool) -> bool:
     return True
 
 
-def claimed(target: Path, path: Path, *, shared: bool = False) -> Lock:
-    """The lock at `path`, for a run that writes `target`.
+def claimed(target: Path, folder: Path, shard: Shard | None) -> list[Lock]:
+    """The locks of a run that writes `target` and has this work folder: of the folder, which shards share, and of the
+    shard.
 
     Raises:
-        OutputError: another run has it, or it cannot be made. FileNotFoundError: its folder is gone.
+        OutputError: another run has one, or it cannot be made. FileNotFoundError: the folder is gone.
     """
+    with ExitStack() as stack:
+        locks = []
+        for path, shared in _files(folder, shard):
+            with _opened(path):
+                lock = Lock.take(path, shared=shared)
+            if lock is None:
+                raise _in_use(target, path)
+            stack.callback(lock.release)
+            locks.append(lock)
+        stack.pop_all()
+    return locks
+
+
+def check_free(target: Path, folder: Path, shard: Shard | None) -> None:
+    """Fail where another run has what `claimed` would take; nothing is changed.
+
+    Raises:
+        OutputError: so it is, or a lock cannot be looked at.
+    """
+    for path, shared in _files(folder, shard):
+        with _opened(path), suppress(FileNotFoundError):
+            if Lock.held(path, shared=shared):
+                raise _in_use(target, path)
+
+
+def _files(folder: Path, shard: Shard | None) -> list[tuple[Path, bool]]:
+    """Those of a run, and whether it shares them."""
+    whole = (folder / _LOCK, shard is not None)
+    return [whole] if shard is None else [whole, (folder / f"{_LOCK}-{shard[0]}-of-{shard[1]}", False)]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[None]:
     try:
-        lock = Lock.take(path, shared=shared)
+        yield
     except FileNotFoundError:
         raise
     except OSError as error:
         raise OutputError(f"{path}: cannot be locked ({error.strerror}); check its permissions") from error
-    if lock is None:
-        raise OutputError(f"{target}: another run{Lock.holder(path)} is writing it; wait for it or choose another name")
-    return lock
+
+
+def _in_use(target: Path, path: Path) -> OutputError:
+    return OutputError(f"{target}: another run{Lock.holder(path)} is writing it; wait for it or choose another name")

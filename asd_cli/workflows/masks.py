@@ -9,10 +9,12 @@ from pathlib import Path
 
 from asd_cli.errors import InputError
 from asd_cli.options import PredictOptions
-from asd_cli.raster.context import ChipReader
+from asd_cli.raster.context import ChipReader, read_margin
+from asd_cli.raster.findings import overlap
 from asd_cli.raster.grid import Grid
 from asd_cli.raster.masks import MarkReader, MaskedScene, RasterMarks, SceneMasks
 from asd_cli.raster.scene import Scene
+from asd_cli.raster.windows import Window
 from asd_cli.staging import check_not_read
 from asd_cli.vector.areas import PolygonMarks
 from asd_cli.vector.label_polygons import is_vector
@@ -23,9 +25,10 @@ _log = logging.getLogger(__name__)
 
 
 def masked_readers(
-    scene: Scene, options: PredictOptions, open_scene: Callable[[], Scene]
+    scene: Scene, options: PredictOptions, open_scene: Callable[[], Scene], halo: int
 ) -> Callable[[], AbstractContextManager[ChipReader]]:
-    """What opens a reader of the scene with the masks that the options name; polygons are read once, here.
+    """What opens a reader of the scene with the masks that the options name; polygons are read once, here. Blocks that
+    no score with this `halo` depends on may be damaged.
 
     Raises:
         InputError: a mask cannot be read or does not fit the scene.
@@ -35,6 +38,14 @@ def masked_readers(
     masks = SceneMasks(
         *(None if given is None else _opener(given, scene.path, scene.grid) for given in (options.mask, options.area))
     )
+    around = read_margin(halo, holes=options.mask is not None or scene.may_have_invalid)
+    whole = Window(0, 0, *scene.grid.shape)
+
+    def concerns(block: Window) -> bool:
+        near = overlap(block.expand(around), whole)
+        return near is not None and masks.any_usable(near)
+
+    scene.findings.limit(concerns)
     return lambda: MaskedScene(open_scene(), masks)
 
 

@@ -23,7 +23,7 @@ from asd_cli.raster.scene import Scene
 from asd_cli.raster.windows import Window, round_up
 from asd_cli.raster.writer import BLOCK
 from asd_cli.workflows.cluster import Cluster
-from asd_cli.workflows.fingerprint import fingerprint
+from asd_cli.workflows.fingerprint import fingerprint, unchanged
 from asd_cli.workflows.found_blocks import FoundBlocks
 from asd_cli.workflows.jobs import Job
 from asd_cli.workflows.map_files import Made, Source, keep_parts, make_files
@@ -45,7 +45,8 @@ _LONGEST_COMMAND = 2000  # characters; a shell may have put in thousands of scen
 
 @dataclass(frozen=True)
 class PredictReport:
-    """What became of one scene, or of a shard of it; `anomalous_share` is of its valid pixels, `threshold` in units of
+    """What became of one scene, or of a shard of it (`pixels` and those below are its own then, `width` and `height`
+    the scene's); `anomalous_share` is of its valid pixels, `threshold` in units of
     the score, `stages` seconds that each stage was at work (of several threads their sum, waits for a processor
     included), `bad_blocks` places of the first 1000 blocks that could not be read and were masked."""
 
@@ -54,6 +55,7 @@ class PredictReport:
     polygons: Path | None
     width: int
     height: int
+    pixels: int
     valid_pixels: int
     anomalous_pixels: int
     polygon_count: int | None
@@ -214,7 +216,7 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
         work = stack.enter_context(
             WorkFolder.begin(
                 job.raster,
-                _map_job(job, scene, shared),
+                map_job(job, scene, shared),
                 shard=options.shard,
                 resume=options.resume,
                 overwrite=options.overwrite,
@@ -228,6 +230,7 @@ def map_one(job: Job, shared: Shared) -> PredictReport:
         source: Source = _Source(job, scene, work, found, memory, shared)
         if shared.cluster is not None:
             source = shared.cluster.source(work, found, job.scene, options, clock=shared.clock, progress=shared.advance)
+        source = unchanged(source, work, scene, options)
         if options.shard is None:
             made = make_files(work, job, source, findings, overwrite=options.overwrite, clock=shared.clock)
         else:
@@ -257,7 +260,7 @@ class _Source:
             take(window, values)
 
         map_scene(
-            masked_readers(self.scene, shared.options, lambda: shared.open(self.job.scene)),
+            masked_readers(self.scene, shared.options, lambda: shared.open(self.job.scene), shared.mapper.halo),
             shared.mapper,
             self.work.windows(),
             score,
@@ -272,12 +275,14 @@ def report(
     job: Job, made_of: MapJob, made: Made, *, start: float, clock: StageClock, shard: tuple[int, int] | None = None
 ) -> PredictReport:
     """What became of a scene; `start` is a monotonic time."""
+    windows = made_of.windows() if shard is None else made_of.shard(*shard)
     return PredictReport(
         scene=job.scene,
         raster=job.raster,
         polygons=job.polygons,
         width=made_of.grid.width,
         height=made_of.grid.height,
+        pixels=sum(window.height * window.width for window in windows),
         valid_pixels=made.valid,
         anomalous_pixels=made.anomalous,
         polygon_count=made.polygons,
@@ -294,7 +299,8 @@ def report(
     )
 
 
-def _map_job(job: Job, scene: Scene, shared: Shared) -> MapJob:
+def map_job(job: Job, scene: Scene, shared: Shared) -> MapJob:
+    """What is made of a scene."""
     options, polygons = shared.options, None
     names = {path: os.path.relpath(path, job.raster.parent) for path in job.targets()}
     if job.polygons is not None:

@@ -126,7 +126,7 @@ class _Opened:
             findings = FindingsOfAll(mask=options.on_bad_block == "mask")
             shared = self._shared = Shared(model, mapper, scale, options, clock, lambda pixels: None, findings)
             with shared.open(errand.scene) as scene:
-                self._open = masked_readers(scene, options, lambda: shared.open(errand.scene))
+                self._open = masked_readers(scene, options, lambda: shared.open(errand.scene), mapper.halo)
                 self._check_alike(job, scene)
                 self._cache = shared.memory(scene, job.side).cache
 

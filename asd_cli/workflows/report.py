@@ -11,7 +11,7 @@ from typing import Any
 
 from asd_cli.errors import InputError, OutputError, RasterError
 from asd_cli.options import POLYGON_SUFFIXES, ReportOptions
-from asd_cli.staging import StagedFiles, check_not_read, check_target
+from asd_cli.staging import check_not_read, check_target, write_text
 from asd_cli.vector.strongest import Strongest, read_strongest
 from asd_cli.workflows.report_page import Page, render
 from asd_cli.workflows.report_pictures import Drawn, Input, draw_anomalies, open_input, score_layer
@@ -36,6 +36,15 @@ class ReportSummary:
     expected_false_alarms: float | None
     polygon_count: int | None
     shown: int
+
+    def summary(self) -> str:
+        """One line for people."""
+        share = self.anomalous_pixels / max(self.valid_pixels, 1)
+        found = "" if self.polygons is None else f", {self.polygon_count} polygons, {self.shown} of them close up"
+        return (
+            f"{self.report}: {self.width} x {self.height} px, {share:.3%} of {self.valid_pixels} valid pixels "
+            f"anomalous{found}, {'without the scene' if self.scene is None else f'with {self.scene}'}"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
@@ -73,7 +82,7 @@ def make_report(
             drawn=_drawn(options, scan, found, shown),
         )
         text = render(page)
-    _write(options, text)
+    write_text(options.output, text, overwrite=options.overwrite)
     drawn = page.drawn
     return ReportSummary(
         report=options.output,
@@ -117,14 +126,3 @@ def _input(stack: ExitStack, options: ReportOptions, scan: Scan) -> Input | None
 
 def _drawn(options: ReportOptions, scan: Scan, found: Strongest | None, shown: Input | None) -> Drawn | None:
     return None if found is None else draw_anomalies(options.raster, scan, found, options.top, shown)
-
-
-def _write(options: ReportOptions, text: str) -> None:
-    with StagedFiles(overwrite=options.overwrite) as staged:
-        try:
-            staged.stage(options.output).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise OutputError(
-                f"{options.output}: cannot be written ({error.strerror}); check the free space and the permissions"
-            ) from error
-        staged.commit()

@@ -21,15 +21,14 @@ from asd_cli.raster.parts import JOURNAL, Parts
 from asd_cli.raster.windows import Window
 from asd_cli.staging import undo_staging, was_renaming, write_beside
 from asd_cli.workflows.found_blocks import FoundBlocks
-from asd_cli.workflows.locks import Lock, claimed
+from asd_cli.workflows.locks import Lock, Shard, check_free, claimed
 from asd_cli.workflows.map_job import MapJob
 
 _log = logging.getLogger(__name__)
 _SUFFIX = ".parts"
-_JOB, _LOCK, _NOTES = "job.json", "lock", "staged.jsonl"
+_JOB, _NOTES = "job.json", "staged.jsonl"
 _OURS = ("job.json*", "lock*", "journal*.jsonl", "*.f32*", "*.hdr", "map.tif*", "map.vrt*", _NOTES, "bad_blocks*")
 _BANDS = 1
-Shard = tuple[int, int]
 
 
 def work_folder(target: Path) -> Path:
@@ -56,10 +55,9 @@ def check_no_leftover(target: Path) -> None:
     folder = work_folder(target)
     if not (folder / _JOB).exists():
         return
-    with suppress(FileNotFoundError):
-        _claimed(target, None)[0].release()
-        if finished := len(Parts(folder, _BANDS, target=target)):
-            raise _leftover(folder, finished)
+    check_free(target, folder, None)
+    if finished := len(Parts(folder, _BANDS, target=target)):
+        raise _leftover(folder, finished)
 
 
 class WorkFolder:
@@ -94,7 +92,7 @@ class WorkFolder:
         while True:
             try:
                 folder.mkdir(exist_ok=True)
-                work = cls(target, _claimed(target, shard), shard)
+                work = cls(target, claimed(target, folder, shard), shard)
                 break
             except FileNotFoundError as error:  # removed by a run that ended just now
                 if not target.parent.is_dir():
@@ -110,6 +108,27 @@ class WorkFolder:
         return work
 
     @classmethod
+    def look(
+        cls, target: Path, wanted: MapJob, *, shard: Shard | None = None, resume: bool = False
+    ) -> tuple[MapJob, list[Window]]:
+        """What a run would make, with the windows that are not finished; nothing is changed.
+
+        Raises:
+            OutputError, InputError: as `begin`; but see `check_no_leftover` for a run with neither option.
+        """
+        work = cls(target, [], shard)
+        work._job, finished = wanted, False
+        if work.folder.is_dir() and not work.job_file.exists():
+            work._check_ours()
+        if work.job_file.exists() and (resume or shard is not None):
+            check_free(target, work.folder, shard)
+            if not resume and work._has_own_parts():
+                raise _leftover(work.folder, len(work.parts), shard)
+            if finished := shard is not None or len(work.parts) > 0:
+                work._job = work._stored_as(wanted)
+        return work._job, [window for window in work.windows() if not (finished and window in work.parts)]
+
+    @classmethod
     def reopen(cls, target: Path) -> WorkFolder:
         """The folder that runs have left, for this process alone.
 
@@ -122,7 +141,7 @@ class WorkFolder:
                 raise InputError(
                     f"{target}: has no parts to merge (no {folder}); make them: asd predict ... --shard K/N"
                 )
-            work = cls(target, _claimed(target, None))
+            work = cls(target, claimed(target, folder, None))
         except FileNotFoundError as error:
             raise InputError(f"{folder}: is gone; another run has finished it") from error
         with work._or_leave():
@@ -169,6 +188,13 @@ class WorkFolder:
         names = [f"{n}/{count}" for n in range(1, count + 1) if not set(self.job.shard(n, count)).isdisjoint(missing)]
         return f"{text} (shard{'s' * (len(names) > 1)} {', '.join(names)})"
 
+    def forget(self) -> None:
+        """Let the parts of this run, and of earlier ones like it, count no more."""
+        self.parts.close()
+        for name in [JOURNAL] if self._shard is None else [_journal(self._shard)]:
+            (self.folder / name).unlink(missing_ok=True)
+        self.parts.load()
+
     def finish(self) -> None:
         """Remove the folder: what it was for is made."""
         with suppress(OSError):
@@ -187,13 +213,7 @@ class WorkFolder:
             _log.info("%s: left by another run, removed (--overwrite)", self.folder)
             self._clear()
         self._store(wanted)
-        job = self._stored()
-        if difference := job.difference(wanted):
-            raise InputError(
-                f"{self.folder}: holds parts of another map, which are never mixed ({difference}); "
-                "make it the same again, or remove the folder"
-            )
-        self._job = job
+        self._job = self._stored_as(wanted)
         if alone:
             undo_staging(self.notes)
         if resume and (finished := self.finished()):
@@ -201,8 +221,7 @@ class WorkFolder:
 
     def _has_own_parts(self) -> bool:
         """Whether a run of this kind (whole, or of the same shard) has been here."""
-        journals = [JOURNAL] if self._shard is None else [JOURNAL, _journal(self._shard)]
-        return self._shard is None or any((self.folder / name).exists() for name in journals)
+        return self._shard is None or any((self.folder / name).exists() for name in (JOURNAL, _journal(self._shard)))
 
     def _check_ours(self) -> None:
         strangers = [path.name for path in self.folder.iterdir() if not any(map(path.match, _OURS))]
@@ -238,6 +257,15 @@ class WorkFolder:
                     temporary.unlink()
         except OSError as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror}); check the disk") from error
+
+    def _stored_as(self, wanted: MapJob) -> MapJob:
+        job = self._stored()
+        if difference := job.difference(wanted):
+            raise InputError(
+                f"{self.folder}: holds parts of another map, which are never mixed ({difference}); "
+                "make it the same again, or remove the folder"
+            )
+        return job
 
     def _stored(self) -> MapJob:
         path = self.folder / _JOB
@@ -306,23 +334,6 @@ def _journal(shard: Shard) -> str:
 
 def _retired(folder: Path) -> Path:
     return folder.with_name(f".{folder.name.removesuffix(_SUFFIX)}.done")
-
-
-def _claimed(target: Path, shard: Shard | None) -> list[Lock]:
-    """Locks of a run: of the folder, which shards share, and of the shard.
-
-    Raises:
-        OutputError: another run has one. FileNotFoundError: the folder is gone.
-    """
-    folder = work_folder(target)
-    whole = claimed(target, folder / _LOCK, shared=shard is not None)
-    if shard is None:
-        return [whole]
-    try:
-        return [whole, claimed(target, folder / f"{_LOCK}-{shard[0]}-of-{shard[1]}")]
-    except BaseException:
-        whole.release()
-        raise
 
 
 def _leftover(folder: Path, finished: int, shard: Shard | None = None) -> OutputError:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -176,6 +177,38 @@ def test_an_interrupt_ends_with_130(random_model: Path, folder: Path, monkeypatc
 )
 def test_the_command_of_the_tags(words: list[str], command: str) -> None:
     assert _command(words) == command
+
+
+def test_the_command_of_the_tags_tells_variables_and_file(
+    random_model: Path, make_scene: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the tag says makes the same map where there are neither variables nor a file."""
+    Path("asd.toml").write_text(
+        "[predict]\nscore = 'distance'\nbands = [3, 1, 2]\nstyle = false\nstac = true\nno-polygons = true\n"
+        "nodata = -9.5\nmask = 'a b.tif'\nmin-area = 3\nthreads = 1\nwindow = 512\non-error = 'skip'\njson = true\n"
+    )
+    variables = {"NO_POLYGONS": "0", "MIN_AREA": "4", "CONNECTIVITY": "4", "QUIET": "1", "RESUME": "1"}
+    for key, text in variables.items():
+        monkeypatch.setenv(f"ASD_PREDICT_{key}", text)
+    make_scene(Path("a b.tif"), np.eye(50, 60, dtype=np.uint8)[None])
+
+    def made(*words: str) -> tuple[bytes, str]:
+        monkeypatch.setattr(sys, "argv", ["/bin/asd", *words])
+        result = CliRunner().invoke(main, list(words), catch_exceptions=False)
+        assert result.exit_code == 0, result.stderr
+        with open_raster(Path("map.tif")) as dataset:
+            return Path("map.tif").read_bytes(), dataset.tags()["ASD_COMMAND"]
+
+    first, command = made("--config", "asd.toml", "predict", "-m", str(random_model), "-o", "map.tif", "--", "a.tif")
+    assert command == (
+        f"asd predict -m {random_model} -o map.tif --score distance --min-area 4 --connectivity 4 --mask 'a b.tif' "
+        "--no-style --stac --bands 3,1,2 --nodata -9.5 -- a.tif"
+    )
+    for key in variables:
+        monkeypatch.delenv(f"ASD_PREDICT_{key}")
+    for path in Path().glob("map.*"):
+        path.unlink()
+    assert made(*shlex.split(command)[1:]) == (first, command)
 
 
 def test_as_a_program(random_model: Path, folder: Path) -> None:

@@ -38,6 +38,19 @@ def test_the_path_or_json_goes_to_standard_output() -> None:
     assert (found["width"], found["height"], found["valid_pixels"]) == (60, 50, 3000)
 
 
+def test_what_people_are_told(folder: Path) -> None:
+    words = ["report", "m.tif", "--overwrite", "--top", "2", "--json"]
+    found = json.loads(CliRunner().invoke(main, words, catch_exceptions=False).stdout)
+    done = CliRunner().invoke(main, words[:-1], catch_exceptions=False)
+    told = f"report.html: 60 x 50 px, {found['anomalous_pixels'] / 3000:.3%} of 3000 valid pixels anomalous"
+    assert done.stderr == f"{told}, {found['polygon_count']} polygons, 2 of them close up, with a.tif\n"
+    (folder / "a.tif").unlink()
+    (folder / "m.gpkg").unlink()
+    done = CliRunner().invoke(main, words[:-1], catch_exceptions=False)
+    assert (done.stdout, done.stderr) == ("report.html\n", f"{told}, without the scene\n")
+    assert CliRunner().invoke(main, ["-q", *words[:-1]], catch_exceptions=False).stderr == ""
+
+
 def test_failures_leave_nothing(folder: Path) -> None:
     before = sorted(folder.iterdir())
     for words, code in ((["a.tif"], 1), (["m.tif", "--scene", "nope.tif"], 1), (["m.tif", "--top", "-1"], 2), ([], 2)):

@@ -25,6 +25,7 @@ from rasterio.crs import CRS
 from asd_cli.errors import LabelError
 from asd_cli.raster.grid import Grid
 from asd_cli.raster.windows import Window
+from asd_cli.vector.areas import PolygonMarks
 from asd_cli.vector.label_polygons import LabelPolygons
 
 ENDINGS: Counter[str] = Counter()
@@ -163,7 +164,11 @@ def test_polygons_are_burnt_as_drawn(folder: Path, data: st.DataObject, suffix: 
 
 
 def burnt(path: Path, grid: Grid) -> NDArray[np.int32]:
-    return LabelPolygons.load(str(path)).on_grid(grid, "image.tif").read(Window(0, 0, *grid.shape))
+    return LabelPolygons.load(str(path)).on_grid(grid, "image.tif").read(whole(grid))
+
+
+def whole(grid: Grid) -> Window:
+    return Window(0, 0, *grid.shape)
 
 
 def lonlat(grid: Grid) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -184,6 +189,77 @@ def test_across_the_date_line(tmp_path: Path) -> None:
     expected = np.where(shapely.contains_xy(east, lon, lat), 1, np.where(shapely.contains_xy(west, lon, lat), 2, 0))
     assert {1, 2} <= set(expected.ravel())
     np.testing.assert_array_equal(burnt(tmp_path / "labels.gpkg", grid), expected)
+
+
+BEYOND = Affine(0.05, 0, 179, 0, -0.05, 1)  # 179 to 181
+
+
+@pytest.mark.parametrize(
+    ("transform", "width"),
+    [
+        (BEYOND, 40),
+        (Affine(0.05, 0, -181, 0, -0.05, 1), 40),
+        (Affine(0.05, 0, -180, 0, -0.05, 1), 20),
+        (Affine(2, 0, 0, 0, -0.05, 1), 180),
+        (Affine(2, 0, -180, 0, -0.05, 1), 180),
+        (Affine(2, 0, 100, 0, -0.05, 1), 80),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.crs. was not provided")
+@pytest.mark.parametrize("source", ["EPSG:4326", "EPSG:4258", None])
+def test_longitudes_of_another_turn(tmp_path: Path, transform: Affine, width: int, source: str | None) -> None:
+    """A place is labelled however file and grid write its longitude; the later polygon wins whatever its turn."""
+    grid = Grid(width, 20, transform, CRS.from_epsg(4326))
+    boxes = [
+        *((-180, 0.11, -179.57, 0.9), (180.22, 0.52, 180.68, 0.97), (-180.81, 0, -180.33, 0.7)),
+        *((179.13, 0.33, 180.41, 0.6), (178, -0.1, 180, 0.03), (350.7, 0.2, 371.3, 0.8)),
+    ]
+    shapes = [shapely.box(*box) for box in boxes]
+    kinds = ["a", "b", "c", "d", "e", "f"]
+    geopandas.GeoDataFrame({"kind": kinds}, geometry=shapes, crs=source).to_parquet(tmp_path / "labels.parquet")
+    lon, lat = grid.transform.c + grid.transform.a * (np.arange(width) + 0.5), 1 - 0.05 * (np.arange(20) + 0.5)
+    expected = np.zeros(grid.shape, np.int32)
+    for code, shape in enumerate(shapes, start=1):
+        for turn in (-360, 0, 360):
+            expected[shapely.contains_xy(shape, *np.meshgrid(lon + turn, lat))] = code
+    assert expected.any()
+    np.testing.assert_array_equal(burnt(tmp_path / "labels.parquet", grid), expected)
+    np.testing.assert_array_equal(
+        PolygonMarks(str(tmp_path / "labels.parquet"), grid, "i").read(whole(grid)), expected > 0
+    )
+    frame = geopandas.read_parquet(tmp_path / "labels.parquet")
+    for suffix in (".gpkg", ".fgb"):  # these are read box by box
+        frame.to_file(tmp_path / f"labels{suffix}")
+        marks = PolygonMarks(str(tmp_path / f"labels{suffix}"), grid, "i")
+        np.testing.assert_array_equal(marks.read(whole(grid)), expected > 0)
+
+
+@pytest.mark.parametrize("transform", [BEYOND, Affine(0.05, 0, -181, 0, -0.05, 1)])
+def test_projected_polygons_across_the_date_line(tmp_path: Path, transform: Affine) -> None:
+    grid = Grid(40, 20, transform, CRS.from_epsg(4326))
+    box = shapely.box(120_000, 30_000, 220_000, 70_000)  # from 179.6 to 180.5
+    geopandas.GeoDataFrame({"kind": ["a"]}, geometry=[box], crs="EPSG:32601").to_file(tmp_path / "labels.gpkg")
+    to_map = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:32601", always_xy=True)
+    x, y = to_map.transform(*lonlat(grid))
+    sure = shapely.distance(shapely.LineString(box.exterior), shapely.points(x, y)) > 50  # edges are bent
+    expected = shapely.contains_xy(box, x, y)
+    assert expected[:, 19:21].any(axis=0).all()
+    np.testing.assert_array_equal(burnt(tmp_path / "labels.gpkg", grid)[sure], expected[sure])
+
+
+def test_longitudes_beyond_180_on_a_projected_grid(tmp_path: Path) -> None:
+    grid = Grid(40, 20, Affine(1000, 0, 146_000, 0, -1000, 100_000), CRS.from_epsg(32601))
+    shape = shapely.box(179.9, 0.2, 180.05, 0.8)
+    lon, lat = lonlat(grid)
+    expected = shapely.contains_xy(shape, lon % 360, lat)
+    assert (expected & (lon < 0)).any()
+    for turn in (-360, 0):
+        frame = geopandas.GeoDataFrame(geometry=[shapely.affinity.translate(shape, turn)], crs="EPSG:4326")
+        frame.to_file(tmp_path / "labels.gpkg")
+        np.testing.assert_array_equal(burnt(tmp_path / "labels.gpkg", grid), expected)
+        np.testing.assert_array_equal(
+            PolygonMarks(str(tmp_path / "labels.gpkg"), grid, "i").read(whole(grid)), expected
+        )
 
 
 @pytest.mark.parametrize("epsg", [32633, 3857, 3413, 3035])

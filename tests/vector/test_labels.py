@@ -54,6 +54,15 @@ def write(path: Path, pixels: NDArray[Any], **options: Any) -> str:
     return str(path)
 
 
+def test_polygons_are_the_same_for_every_image() -> None:
+    """What is cut to the surroundings of the first image is there for the next ones."""
+    left, bottom, right, top = 500_000, 5_190_000, 510_000, 5_200_000
+    polygons = LabelPolygons("x", geopandas.GeoSeries([shapely.box(left, bottom, right, top)], crs=UTM), ["land"])
+    for step in range(4):
+        grid = Grid(40, 30, Affine(10, 0, left + 3000 * step, 0, -10, top), UTM)
+        assert (polygons.on_grid(grid, "image.tif").read(Window(0, 0, 30, 40)) == 1).all()
+
+
 def whole(grid: Grid) -> Window:
     return Window(0, 0, grid.height, grid.width)
 

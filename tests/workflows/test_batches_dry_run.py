@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from asd_cli.errors import BatchError, InputError, RasterError
+from asd_cli.errors import BatchError, InputError, OutputError, RasterError
 from asd_cli.options import PredictOptions
+from asd_cli.raster.parts import Parts
+from asd_cli.raster.windows import Window
 from asd_cli.workflows import dry_run as planning
-from asd_cli.workflows.dry_run import DryRun, dry_run
+from asd_cli.workflows.dry_run import DryRun, Sample, dry_run
+from asd_cli.workflows.locks import Lock
+from asd_cli.workflows.predict import predict
 
 Make = Callable[..., Path]
 
@@ -29,13 +33,13 @@ def scene(tmp_path: Path, make_scene: Make, make_texture: Callable[..., NDArray[
 @pytest.fixture
 def plan(tmp_path: Path, random_model: Path) -> Callable[..., DryRun]:
     def make(*scenes: Path, **options: Any) -> DryRun:
-        before = sorted(tmp_path.rglob("*"))
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
         given = {"device": "cpu", "window": 512, "workers": 1, "threads": 1} | options
         names = tuple(map(str, scenes))
         try:
             return dry_run(PredictOptions(scenes=names, output=str(tmp_path / "maps"), model=random_model, **given))
         finally:
-            assert sorted(tmp_path.rglob("*")) == before
+            assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
     return make
 
@@ -66,9 +70,18 @@ def test_the_plan_for_people(scene: Path, plan: Callable[..., DryRun], tmp_path:
     lines = plan(scene, write_polygons=False).text().splitlines()
     assert lines[0].startswith(f"{scene}: 700 x 600 px, bands 1, 2, 3; 4 windows of 512 px, 1 reading, ")
     assert lines[1] == f"  {tmp_path}/maps/a_anomaly.tif: up to 2.14 MiB"
-    assert lines[2].startswith("in all: 1 of 1 scenes, 0.42 Mpx, memory ")
-    assert lines[3].startswith("times: from reading and scoring 700 x 600 px of 1 scene; ")
-    assert len(lines) == 4
+    assert lines[2] == f"  {tmp_path}/maps/a_anomaly.qml"
+    assert lines[3].startswith("in all: 1 of 1 scenes, 0.42 Mpx, memory ")
+    assert lines[4].startswith("times: from reading and scoring 700 x 600 px of 1 scene; ")
+    assert len(lines) == 5
+    found = plan(scene, stac=True, quicklook=".png", polygons=".fgb")
+    folder = f"{tmp_path}/maps/a_anomaly"
+    lines = [line.strip() for line in found.text().splitlines()[1:-2]]
+    assert lines == [
+        *(f"{folder}.tif: up to 2.14 MiB", f"{folder}.fgb: as many polygons as there are"),
+        *(f"{folder}.{suffix}" for suffix in ("json", "png", "qml")),
+    ]
+    assert found.scenes[0]["files"] == [f"{folder}.{suffix}" for suffix in ("tif", "fgb", "json", "png", "qml")]
 
 
 def test_the_plan_of_a_shard(scene: Path, plan: Callable[..., DryRun], tmp_path: Path) -> None:
@@ -81,6 +94,94 @@ def test_the_plan_of_a_shard(scene: Path, plan: Callable[..., DryRun], tmp_path:
         f"  {tmp_path}/maps/a_anomaly.tif.parts: parts of shard 1/3, up to 1 MiB; asd merge makes the files"
     )
     assert lines[2].startswith("in all: 1 of 1 scenes, 0.2621 Mpx, ")
+
+
+@pytest.fixture
+def leave(
+    scene: Path, tmp_path: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[Window]]:
+    """Runs until so many windows of a.tif are finished; these."""
+
+    def until(count: int, **options: Any) -> list[Window]:
+        add, done = Parts.add, []
+
+        def stop(self: Parts, window: Window, *given: Any) -> None:
+            add(self, window, *given)
+            done.append(window)
+            if len(done) == count:
+                raise KeyboardInterrupt
+
+        given = {"device": "cpu", "window": 512, "workers": 1, "threads": 1} | options
+        output = str(tmp_path / "maps" / "a_anomaly.tif")
+        options_given = PredictOptions(scenes=(str(scene),), output=output, model=random_model, **given)
+        with monkeypatch.context() as patch:
+            patch.setattr(Parts, "add", stop)
+            with pytest.raises(KeyboardInterrupt):
+                predict(options_given)
+        return done
+
+    return until
+
+
+def test_what_earlier_runs_have_finished_is_left_out(
+    scene: Path,
+    plan: Callable[..., DryRun],
+    leave: Callable[..., list[Window]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(planning, "_measured", lambda scene, mapper: Sample(Window(0, 0, 600, 700), 1, 5000.0))
+    finished = leave(3)
+    found = plan(scene, resume=True, window=1024)  # the windows are those of the first run
+    (planned,) = found.scenes
+    assert {key: planned[key] for key in ("windows", "windows_finished", "window", "pixels", "working_bytes")} == {
+        **{"windows": 1, "windows_finished": 3, "window": 512},
+        **{"pixels": 188 * 88, "working_bytes": 4 * 188 * 88},
+    }
+    assert sum(window.height * window.width for window in finished) == 420_000 - 188 * 88
+    assert planned["raster_bytes"] == 4 * 420_000 * 4 // 3
+    whole = plan(scene, overwrite=True).scenes[0]
+    assert planned["seconds"] == pytest.approx(whole["seconds"] * 188 * 88 / 420_000, rel=1e-3)
+    assert "; 1 of 4 windows of 512 px, 1 reading, " in found.text()
+    assert (whole["windows"], whole["windows_finished"], whole["pixels"]) == (4, 0, 420_000)
+    with pytest.raises(OutputError, match="another run has left 3 finished parts; go on with --resume"):
+        plan(scene)
+    with pytest.raises(InputError, match=r"which are never mixed \(--score: was unit, is far\); make it the same"):
+        plan(scene, resume=True, score="far")
+    lock = Lock.take(Path(planned["raster"] + ".parts") / "lock")
+    assert lock is not None
+    with pytest.raises(OutputError, match=r"another run .process .* is writing it"):
+        plan(scene, resume=True)
+    lock.release()
+
+
+def test_nothing_is_left_to_score(scene: Path, plan: Callable[..., DryRun], leave: Callable[..., list[Window]]) -> None:
+    leave(4)
+    found = plan(scene, resume=True)
+    assert [found.scenes[0][key] for key in ("status", "windows", "pixels", "seconds")] == ["planned", 0, 0, 0]
+    assert found.text().endswith("times: nothing to score")
+
+
+def test_parts_of_other_shards(scene: Path, plan: Callable[..., DryRun], leave: Callable[..., list[Window]]) -> None:
+    leave(1, shard=(2, 2))
+    figures = [plan(scene, shard=shard, resume=True).scenes[0] for shard in ((1, 2), (2, 2))]
+    assert [(found["windows"], found["windows_finished"]) for found in figures] == [(2, 0), (1, 1)]
+    assert plan(scene, shard=(1, 2)).scenes[0]["windows"] == 2
+    with pytest.raises(OutputError, match="some of shard 2/2 or of a run without --shard; go on with --resume"):
+        plan(scene, shard=(2, 2))
+    lock = Lock.take(Path(figures[0]["raster"] + ".parts") / "lock", shared=True)
+    assert lock is not None
+    assert plan(scene, shard=(1, 2)).scenes[0]["windows"] == 2
+    with pytest.raises(OutputError, match="another run is writing it"):
+        plan(scene, resume=True)
+    lock.release()
+
+
+def test_a_folder_with_other_files(scene: Path, plan: Callable[..., DryRun], tmp_path: Path) -> None:
+    folder = tmp_path / "maps" / "a_anomaly.tif.parts"
+    folder.mkdir()
+    (folder / "mine").touch()
+    with pytest.raises(OutputError, match=r"holds other files \(mine\)"):
+        plan(scene)
 
 
 def test_it_checks_like_the_run(scene: Path, plan: Callable[..., DryRun]) -> None:
@@ -103,7 +204,7 @@ def test_files_that_exist(scene: Path, plan: Callable[..., DryRun], tmp_path: Pa
     found = plan(scene, skip_existing=True)
     assert [s["status"] for s in found.scenes] == ["skipped"]
     assert found.totals()["planned"] == 0
-    assert found.text().endswith("times: nothing to do")
+    assert found.text().endswith("times: nothing to score")
     found.conclude()
 
 

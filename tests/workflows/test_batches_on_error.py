@@ -244,12 +244,36 @@ def test_what_a_report_may_replace(
         run(scenes["good"], report=tmp_path / "nowhere" / "batch.json")
 
 
-def test_the_report_of_a_shard(scenes: dict[str, str], run: Callable[..., list[PredictReport]], tmp_path: Path) -> None:
-    (shard,) = run(scenes["good"], shard=(1, 2))
-    report = report_in(tmp_path)
-    assert (report["shard"], statuses(report)) == ("1/2", [("good", "done")])
-    assert report["scenes"][0]["polygon_count"] is None
-    assert report["totals"]["valid_pixels"] == shard.valid_pixels
+def test_the_report_of_a_shard(
+    scenes: dict[str, str],
+    run: Callable[..., list[PredictReport]],
+    tmp_path: Path,
+    make_scene: Make,
+    make_texture: Callable[..., NDArray[np.float32]],
+) -> None:
+    long = make_scene(tmp_path / "in" / "long.tif", make_texture(4, 3, 560, 30).clip(1, 255).astype(np.uint8))
+    for number, pixels in ((1, 512 * 30), (2, 48 * 30 + 60 * 70)):  # good.tif is one part, of the last shard
+        shards = run(scenes["good"], str(long), shard=(number, 2), window=512)
+        report = report_in(tmp_path)
+        assert (report["shard"], statuses(report)) == (f"{number}/2", [("good", "done"), ("long", "done")])
+        assert report["scenes"][0]["polygon_count"] is None
+        assert (report["scenes"][1]["width"], report["scenes"][1]["height"]) == (30, 560)
+        assert sum(scene["pixels"] for scene in report["scenes"]) == report["totals"]["pixels"] == pixels
+        assert report["totals"]["valid_pixels"] == sum(shard.valid_pixels for shard in shards) == pixels
+
+
+def test_the_report_names_every_file(
+    scenes: dict[str, str], run: Callable[..., list[PredictReport]], tmp_path: Path
+) -> None:
+    run(scenes["good"], stac=True, quicklook=".png", polygons=".fgb")
+    (good,) = report_in(tmp_path)["scenes"]
+    assert sorted(good["files"]) == sorted(map(str, (tmp_path / "maps").iterdir()))
+    assert (good["raster"], good["polygons"]) == (good["files"][0], good["files"][1])
+    with pytest.raises(BatchError):
+        run(scenes["gone"], write_polygons=False, style=False)
+    (gone,) = report_in(tmp_path)["scenes"]
+    assert (gone["raster"], gone["polygons"]) == (gone["files"][0], None)
+    assert gone["files"] == [str(tmp_path / "maps" / "gone_anomaly.tif")]
 
 
 def test_a_report_that_cannot_be_written_hides_no_error(

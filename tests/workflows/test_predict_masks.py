@@ -12,7 +12,7 @@ import pytest
 import shapely
 from numpy.typing import NDArray
 
-from asd_cli.errors import InputError
+from asd_cli.errors import InputError, RasterError
 from asd_cli.options import PredictOptions
 from asd_cli.raster.gdal import open_raster
 from asd_cli.workflows.predict import PredictReport, predict
@@ -109,6 +109,57 @@ def test_what_lies_outside_is_not_computed(
     calls.clear()
     run(scene, tmp_path / "b.tif", random_model, write_polygons=False, threads=1, area=str(clouds))
     assert 0 < len(calls) <= 5 < everything
+
+
+def damage(path: Path, *blocks: tuple[int, int]) -> None:
+    """Spoil blocks of a file, given by column and row."""
+    with open_raster(path) as dataset:
+        offsets = [int(dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=1)) for col, row in blocks]
+    with path.open("r+b") as file:
+        for offset in offsets:
+            file.seek(offset)
+            file.write(b"\xff" * 16)
+
+
+def test_damage_counts_where_a_score_depends_on_it(
+    make_scene: Make, make_texture: Callable[..., Array], random_model: Path, tmp_path: Path
+) -> None:
+    """Whatever is read besides, which depends on the windows."""
+    values = make_texture(7, 3, 256, 1100).clip(1, 255).astype(np.uint8)
+    blocks = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
+    scene = make_scene(tmp_path / "in" / "scene.tif", values, **blocks)
+    marks = np.zeros((1, 256, 1100), np.uint8)
+    marks[:, 30:60, 40:250] = 1
+    area, clouds = (
+        make_scene(tmp_path / "in" / "area.tif", marks),
+        make_scene(tmp_path / "in" / "clouds.tif", 1 - marks),
+    )
+    whole, _ = read(run(scene, tmp_path / "whole.tif", random_model, area=str(area)).raster)
+    damage(scene, (4, 0), (8, 1))  # far from the area, the first in the same window of 512 px
+    for window in (512, 2048):
+        report = run(scene, tmp_path / f"far {window}.tif", random_model, area=str(area), window=window)
+        found, tags = read(report.raster)
+        np.testing.assert_array_equal(found, whole)
+        assert ("ASD_BAD_BLOCKS" in tags, report.bad_block_count) == (False, 0)
+    with pytest.raises(RasterError, match="cannot be read at cols 512-639, rows 0-127"):
+        run(scene, tmp_path / "all.tif", random_model)
+    damage(scene, (1, 0), (2, 0))  # within the area, and six pixels beside it
+    with pytest.raises(RasterError, match="cannot be read at cols 128-255, rows 0-127"):
+        run(scene, tmp_path / "near.tif", random_model, area=str(area))
+    for chosen in ({"area": str(area)}, {"mask": str(clouds)}):
+        options = {**chosen, "on_bad_block": "mask"}
+        reports = [
+            run(scene, tmp_path / f"{next(iter(chosen))} {window}.tif", random_model, window=window, **options)
+            for window in (512, 2048)
+        ]
+        assert [[(block["col"], block["row"]) for block in report.bad_blocks] for report in reports] == [
+            [(128, 0), (256, 0)],
+            [(128, 0), (256, 0)],
+        ]
+        (first, tags), (second, others) = (read(report.raster) for report in reports)
+        np.testing.assert_array_equal(first, second)
+        assert tags["ASD_BAD_BLOCKS"] == others["ASD_BAD_BLOCKS"]
+        np.testing.assert_array_equal(np.isnan(first), (marks[0] == 0) | (np.arange(1100) >= 128))
 
 
 def test_min_score(scene: Path, random_model: Path, tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from map_runs import Files, files, refusal, run
 from numpy.typing import NDArray
 
 import asd_cli.workflows.fingerprint as fingerprints
-from asd_cli.errors import AsdError, InputError, OutputError
+from asd_cli.errors import InputError, OutputError
 from asd_cli.options import PredictOptions
 from asd_cli.raster.gdal import open_raster
 from asd_cli.raster.parts import Parts
@@ -30,7 +31,6 @@ from asd_cli.workflows.work_folder import WorkFolder
 
 Texture = Callable[[int, int, int, int], NDArray[np.float32]]
 Make = Callable[..., Path]
-Files = dict[str, bytes]
 ROOT = Path(__file__).parents[2]
 PARTS = 4
 
@@ -51,14 +51,6 @@ def scene(make_texture: Texture, make_scene: Make, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="module")
 def options(scene: Path, random_model: Path) -> PredictOptions:
     return PredictOptions(scenes=(str(scene),), model=random_model, device="cpu", window=512)
-
-
-def run(options: PredictOptions, out: Path, **changes: Any) -> PredictReport:
-    return predict(replace(options, output=str(out), **changes))[0]
-
-
-def files(out: Path) -> Files:
-    return {path.name: path.read_bytes() for path in out.parent.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -111,18 +103,6 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     monkeypatch.setattr(BlockMapper, "submit", count)
     return seen
-
-
-def refusal(kind: type[AsdError], options: PredictOptions, out: Path, **changes: Any) -> str:
-    """The text of the error; nothing may be changed."""
-    before = {path: path.stat().st_mtime_ns for path in out.parent.rglob("*") if not path.name.startswith("lock")}
-    with pytest.raises(kind) as caught:
-        run(options, out, **changes)
-    after = {path: path.stat().st_mtime_ns for path in out.parent.rglob("*") if not path.name.startswith("lock")}
-    after = {path: time for path, time in after.items() if path.is_file() or path not in before}
-    assert after == {path: time for path, time in before.items() if path.is_file()}
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_only_what_is_missing_is_computed(

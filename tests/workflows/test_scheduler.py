@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import strange_parts
+from map_runs import Files, files, refusal, run
 from numpy.typing import NDArray
 
 from asd_cli.errors import AsdError, InputError, OutputError, RasterError
@@ -25,7 +26,6 @@ from asd_cli.raster.parts import Parts
 from asd_cli.workflows import cluster
 from asd_cli.workflows.predict import PredictReport, predict
 
-Files = dict[str, bytes]
 ROOT = Path(__file__).parents[2]
 PARTS = 6
 CLOSED = "tcp://127.0.0.1:9"
@@ -86,24 +86,9 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out" / "map.tif"
 
 
-def run(options: PredictOptions, out: Path, **changes: Any) -> PredictReport:
-    return predict(replace(options, output=str(out), **changes))[0]
-
-
-def files(out: Path) -> Files:
-    return {path.name: path.read_bytes() for path in out.parent.iterdir()}
-
-
 def processes(here: Any) -> list[int]:
     """Of the workers that are there now."""
     return [nanny.process.pid for nanny in here.workers.values() if nanny.process is not None]
-
-
-def refusal(kind: type[AsdError], options: PredictOptions, out: Path, **changes: Any) -> str:
-    with pytest.raises(kind) as caught:
-        run(options, out, **changes)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_cluster_makes_the_files_of_a_single_run(
@@ -135,6 +120,15 @@ def test_a_cluster_makes_the_files_of_a_single_run(
     assert replace(report, **same) == replace(expected[1], **same)
     (told,) = [record.getMessage() for record in caplog.records if record.name.startswith("asd_cli")]
     assert told.startswith(f"--scheduler {shared.scheduler}: workers: 2, dashboard: http://127.0.0.1:")
+
+
+def test_a_scene_that_changes_is_refused(shared: PredictOptions, scene: Path, out: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "scene.tif"
+    copy.write_bytes(scene.read_bytes())
+    changed = replace(shared, scenes=(str(copy),), output=str(out))
+    with pytest.raises(InputError, match=r"scene.tif: was changed while it was mapped \(its file scene.tif: was "):
+        predict(changed, progress=lambda *_: os.utime(copy, (1, 1)))
+    assert list(out.parent.iterdir()) == []
 
 
 def test_workers_that_die_are_replaced(
@@ -221,7 +215,7 @@ def test_a_full_disk_of_a_worker(
 ) -> None:
     out = tiny_disk / "map.tif"
     (tiny_disk / "other").write_bytes(bytes(900 * 1024))
-    text = refusal(OutputError, shared, out)
+    text = refusal(OutputError, shared, out, leaves_parts=True)
     assert text.startswith(f"{out}: cannot be written (No space left on device); check the free space")
     (tiny_disk / "other").unlink()
     subprocess.run(["mount", "-o", "remount,size=16m", str(tiny_disk)], check=True)
@@ -315,7 +309,7 @@ def test_a_part_at_which_workers_die_is_named(
     with monkeypatch.context() as patch:
         patch.setattr(cluster, "make_part", strange_parts.deadly)
         patch.setattr(here.scheduler, "allowed_failures", 0)  # so others that wait there are suspected, too
-        text = refusal(AsdError, shared, out)
+        text = refusal(AsdError, shared, out, leaves_parts=True)
     assert text.startswith(
         f"{shared.scenes[0]}: every worker that was given cols 512-1023, rows 0-511 has ended at it; "
     )
