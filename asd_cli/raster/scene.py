@@ -65,6 +65,7 @@ class Scene:
         self.alpha_bands = tuple(b for b in _alpha_bands(dataset) if b not in bands)
         unique = tuple(dict.fromkeys(bands))
         values = {b: dataset.nodatavals[b - 1] if nodata is None else nodata for b in unique}
+        self.nodata_values: tuple[float | None, ...] = tuple(values.values())  # of the bands used, alpha not among them
         self._nodata = {b: _nodata_test(dataset.dtypes[b - 1], values[b]) for b in unique}
         self._masks = _mask_bands(dataset, unique, overridden=nodata is not None)
         certain = all(dtype.kind in "iu" for dtype in dtypes) and not any(self._nodata.values())

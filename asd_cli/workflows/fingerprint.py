@@ -26,7 +26,7 @@ FREE_OPTIONS = RUN_OPTIONS | {
 }
 """Options of `asd predict` in which runs may differ that work on one map."""
 _LIBRARIES = ("torch", "onnxruntime", "numpy")
-_OF_VIEWERS = ".aux.xml"  # QGIS writes statistics there when it shows a scene
+_OF_VIEWERS = ".aux.xml"  # QGIS writes statistics there when it shows a scene; what else it may hold is told apart
 _SAMPLE = 64  # side of the windows that stand for the pixels of a scene
 
 
@@ -42,6 +42,7 @@ def fingerprint(scene: Scene, model: Model, options: PredictOptions, polygons: P
     found |= {"the scene": Path(scene.path).name, "its size": f"{scene.grid.width} x {scene.grid.height} px"}
     found["its bands"] = ",".join(map(str, scene.bands))
     found |= _states(scene, options)
+    found["its nodata"] = ", ".join("none" if value is None else f"{value!r}" for value in scene.nodata_values)
     found["its georeference"] = f"{zlib.crc32(str(scene.grid.to_json()).encode()):08x}"
     return found | {"its pixels": _sample(scene)}
 
@@ -53,7 +54,7 @@ def unchanged(source: Source, work: WorkFolder, scene: Scene, options: PredictOp
     def give(take: Callable[[Window, Map], None]) -> None:
         source(take)
         was = work.job.fingerprint
-        now = {name: state for name, state in _states(scene, options).items() if not name.endswith(_OF_VIEWERS)}
+        now = _states(scene, options)
         if difference := first_difference({name: was[name] for name in now}, now):
             work.forget()
             raise InputError(
@@ -66,7 +67,8 @@ def unchanged(source: Source, work: WorkFolder, scene: Scene, options: PredictOp
 
 def _states(scene: Scene, options: PredictOptions) -> dict[str, str]:
     """The files of a scene, and its masks."""
-    found = {f"its file {Path(name).name}": _state(name) for name in scene.files}
+    files = [name for name in scene.files if not name.endswith(_OF_VIEWERS)]
+    found = {f"its file {Path(name).name}": _state(name) for name in files}
     return found | {f"the mask {Path(name).name}": _state(name) for name in mask_files(options, scene.path)}
 
 

@@ -91,6 +91,21 @@ def test_sources_and_masks_count_what_viewers_write_does_not(
     assert (tmp_path / "maps" / "scene_anomaly.tif").exists()
 
 
+def test_a_viewer_between_two_runs_changes_nothing_but_nodata_would(
+    run: Callable[..., None], scene: Path, tmp_path: Path
+) -> None:
+    aside = scene.with_name("scene.tif.aux.xml")
+    band = '<PAMDataset><PAMRasterBand band="{}">{}</PAMRasterBand></PAMDataset>'
+    run(lambda _: None, shard=(1, 2))
+    aside.write_text(band.format(1, "<NoDataValue>77</NoDataValue>"))
+    with pytest.raises(InputError, match=r"never mixed \(its nodata: was none, .*, is 77.0, none"):
+        run(lambda _: None, shard=(2, 2))
+    aside.write_text(band.format(1, '<Metadata><MDI key="STATISTICS_MEAN">3</MDI></Metadata>'))
+    run(lambda _: None, shard=(2, 2))
+    merge(MergeOptions((tmp_path / "maps" / "scene_anomaly.tif",)))
+    assert (tmp_path / "maps" / "scene_anomaly.tif").exists()
+
+
 def test_of_a_batch_the_others_are_made(run: Callable[..., None], scene: Path, tmp_path: Path) -> None:
     other = shutil.copy(scene, scene.with_name("other.tif"))
     with pytest.raises(BatchError, match="1 of 2 scenes failed"):
