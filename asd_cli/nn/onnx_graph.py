@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from asd_cli.nn.pyramid import Cut, DensePyramid, PatchNetwork
+
+# importing it must not tell its makers of each run, nor mark this machine in the home folder
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime
 
 OPSET, IR_VERSION = 18, 9  # of ONNX 1.14 (2023); any later runtime reads them
 Dimension = int | str

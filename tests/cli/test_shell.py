@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from asd_cli.cli import main
 from asd_cli.cli.shared import advance, echo_json, find_model, progress_bar
 from asd_cli.errors import AsdError, InputError, ModelFileError
 from asd_cli.raster.gdal import open_raster
+from asd_cli.workflows.models import load_model
 
 HEAVY = ("torch", "rasterio", "geopandas", "pandas", "scipy", "albumentations", "matplotlib", "shapely", "tqdm")
 BIN = Path(sys.prefix) / "bin"
@@ -29,6 +31,26 @@ BIN = Path(sys.prefix) / "bin"
 def program(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
     return subprocess.run(words, capture_output=True, text=True, env=environment, check=False, timeout=120, **options)
+
+
+def test_a_map_leaves_nothing_in_the_home_folder(
+    tiny_model: Path,
+    make_scene: Callable[..., Path],
+    make_texture: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Libraries that count their users, or look for updates, keep notes there; some not where tests of theirs run."""
+    home = tmp_path / "home"
+    home.mkdir()
+    bands = load_model(tiny_model).detector.bands
+    scene = make_scene(tmp_path / "scene.tif", make_texture(0, bands, 60, 60))
+    words = [sys.executable, "-m", "asd_cli", "predict", str(scene), "-o", str(tmp_path / "map.tif")]
+    for name in ("ORT_DISABLE_TELEMETRY", "NO_ALBUMENTATIONS_UPDATE", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    done = program(*words, "-m", str(tiny_model), env={"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")})
+    assert done.returncode == 0, done.stderr
+    assert list(home.rglob("*")) == []
 
 
 def installed(name: str) -> str:
