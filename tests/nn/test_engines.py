@@ -57,7 +57,8 @@ def middle(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_device_chooses_the_engine() -> None:
-    assert isinstance(torch_engine(middle, CPU, 16), TorchEngine)
+    assert isinstance(torch_engine(middle, CPU, 16), SingleEngine)
+    assert isinstance(torch_engine(middle, torch.device("mps"), 16), TorchEngine)
     assert isinstance(torch_engine(middle, torch.device("cuda"), 16), CudaEngine)
 
 
