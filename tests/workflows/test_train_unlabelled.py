@@ -38,6 +38,7 @@ def test_every_pixel_counts_and_the_odd_ones_do_not_shape_the_gaussian(options: 
     report = train(options)
     model = load_model(report.model)
     assert report.normal_pixels == report.held_out.pixels == 60 * 70
+    assert report.held_out_tiles == model.header["training"]["held_out_tiles"] == 0
     assert model.header["training"]["unlabelled"] is True
     assert model.moments is not None
     assert model.moments.count == pytest.approx(0.95 * 60 * 70, abs=2)
