@@ -57,7 +57,7 @@ def at_rate(folder: Path, tiles: Path, normal: str) -> dict[str, float]:
     found = {}
     for model in sorted(folder.glob("runs/*/first-half/model.safetensors")):
         kept = model.with_name("at_rate.json")
-        if not kept.exists():
+        if not kept.exists() or kept.stat().st_mtime_ns < model.stat().st_mtime_ns:
             command = [sys.executable, "-m", "asd_cli", "evaluate", "-m", str(model), str(tiles), "--normal", normal]
             command += ["--false-alarm-rate", str(RATE), "--json"]
             kept.write_text(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
