@@ -110,8 +110,8 @@ def _load(options: FitGaussianOptions) -> tuple[Model, DescriptorDetector]:
     model = load_model(options.model)
     if not isinstance(model.detector, DescriptorDetector):
         raise InputError(
-            f"{options.model}: the method {model.detector.name} has no Gaussian to fit; train it anew on these tiles, or "
-            "take a model of asd, rx or padim"
+            f"{options.model}: the method {model.detector.name} has no Gaussian to fit; train it anew on these tiles, "
+            "or take a model of asd, rx or padim"
         )
     if options.update and model.moments is None:
         raise InputError(f"{options.model}: has no moments to update; fit without --update")
