@@ -181,7 +181,7 @@ def test_a_part_may_not_mean_two_tiles_of_one_name(make_scene: Callable[..., Pat
     for name in ("forest/a.tif", "water/a.tif", "water/b.tif"):
         make_scene(tmp_path / "set" / name, np.ones((1, 8, 8), np.uint8))
     (tmp_path / "parts.csv").write_text("a,train\nb,test\n")
-    with pytest.raises(InputError, match="a is both .*forest/a.tif and .*water/a.tif; rename one"):
+    with pytest.raises(InputError, match=r"a is both .*forest/a.tif and .*water/a.tif; rename one"):
         split(tmp_path / "set", split=str(tmp_path / "parts.csv"))
 
 
