@@ -139,7 +139,9 @@ class _Lane:
         torch.cuda.synchronize(device)  # the zeros were written in another stream
 
         def compute() -> Tensor:
-            return function(self._placed.contiguous(memory_format=torch.channels_last)).float()
+            # by default cuDNN rounds what convolutions get to TF32, 10 bits of mantissa
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                return function(self._placed.contiguous(memory_format=torch.channels_last)).float()
 
         self._replay, self._result = _captured(compute, self._stream)
         self._taken = _pinned(self._result.shape)

@@ -77,6 +77,20 @@ def test_every_replay_computes_from_its_own_blocks() -> None:
 
 
 @pytest.mark.usefixtures("cuda")
+def test_convolutions_keep_the_precision_of_float32() -> None:
+    seen: list[bool] = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return middle(x)
+
+    before = torch.backends.cudnn.allow_tf32
+    CudaEngine(function, CPU, 16)(blocks(1))
+    assert set(seen) == {False}
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+@pytest.mark.usefixtures("cuda")
 def test_each_thread_captures_for_itself() -> None:
     engine, found = CudaEngine(lambda x: x[:, :2, 2:-2, 2:-2], CPU, 16), {}
     threads = [threading.Thread(target=lambda seed=seed: found.update({seed: engine(blocks(seed))})) for seed in (1, 2)]
