@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from asd_cli.errors import LabelError
+from asd_cli.errors import InputError, LabelError
 from asd_cli.options import TileOptions, TrainOptions
 from asd_cli.workflows.models import load_model
 from asd_cli.workflows.train import train
@@ -50,6 +51,11 @@ def test_labels_that_are_named_are_refused(options: TrainOptions, tmp_path: Path
     tiles = TileOptions(tiles=options.tiles.tiles, labels=str(tmp_path))
     with pytest.raises(LabelError, match="--labels: labels are not looked at here; leave it out"):
         train(TrainOptions(tiles=tiles, output=options.output, unlabelled=True, device="cpu"))
+
+
+def test_a_share_to_hold_out_is_refused(options: TrainOptions) -> None:
+    with pytest.raises(InputError, match=r"--holdout 0\.5: nothing is held out with --unlabelled; leave it out"):
+        train(replace(options, holdout=0.5))
 
 
 def test_asd_trains_so_too(options: TrainOptions) -> None:
