@@ -88,8 +88,9 @@ def main() -> None:
             folder = base / f"{name}_{'cv' if args.cv else 'test'}_{seed}"
             options = ["--methods", args.methods, "--seed", seed, "--maps", "2", *split, *args.rest]
             rows = compared(tiles if args.cv else source, normal, folder, *options)
-            unseen = half(source, base / "second_halves" / name, first=False)
-            rates = {} if args.cv else at_rate(folder, unseen, normal)
+            rates = {}
+            if not args.cv:
+                rates = at_rate(folder, half(source, base / "second_halves" / name, first=False), normal)
             for row, found in rows.items():
                 results.setdefault(name, {}).setdefault(row, []).append({**found, "at_rate": rates.get(row)})
     for name, rows in results.items():
