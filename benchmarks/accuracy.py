@@ -57,7 +57,7 @@ def at_rate(folder: Path, tiles: Path, normal: str) -> dict[str, float]:
     found = {}
     for model in sorted(folder.glob("runs/*/first-half/model.safetensors")):
         kept = model.with_name("at_rate.json")
-        if not kept.exists():
+        if not kept.exists() or kept.stat().st_mtime_ns < model.stat().st_mtime_ns:
             command = [sys.executable, "-m", "asd_cli", "evaluate", "-m", str(model), str(tiles), "--normal", normal]
             command += ["--false-alarm-rate", str(RATE), "--json"]
             kept.write_text(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
@@ -88,8 +88,9 @@ def main() -> None:
             folder = base / f"{name}_{'cv' if args.cv else 'test'}_{seed}"
             options = ["--methods", args.methods, "--seed", seed, "--maps", "2", *split, *args.rest]
             rows = compared(tiles if args.cv else source, normal, folder, *options)
-            unseen = half(source, base / "second_halves" / name, first=False)
-            rates = {} if args.cv else at_rate(folder, unseen, normal)
+            rates = {}
+            if not args.cv:
+                rates = at_rate(folder, half(source, base / "second_halves" / name, first=False), normal)
             for row, found in rows.items():
                 results.setdefault(name, {}).setdefault(row, []).append({**found, "at_rate": rates.get(row)})
     for name, rows in results.items():

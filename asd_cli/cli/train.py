@@ -65,7 +65,7 @@ Examples:
     "--crop",
     type=click.IntRange(32, 4096),
     default=default(TrainOptions, "crop"),
-    help="Side of a training crop in pixels. [default: the recipe's, 128 or 256]",
+    help="Side of a training crop in pixels. [default: the recipe's, 128 to 512]",
 )
 @click.option(
     "--crops",

@@ -53,8 +53,8 @@ class Survey:
 
     @property
     def held_out_tiles(self) -> int:
-        """Number of tiles with held-out pieces."""
-        return len({piece.tile for piece in self.held_out})
+        """Number of tiles with held-out pieces; 0 where nothing is held out."""
+        return 0 if self.held_out == self.training else len({piece.tile for piece in self.held_out})
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,12 +53,20 @@ def block_side(device: torch.device) -> int:
 
 
 def torch_engine(function: Function, device: torch.device, side: int) -> Engine:
-    """The engine that runs a torch function, (B, C, h, w) -> (B, side, side) or (B, K, side, side), on a device."""
-    return CudaEngine(function, device, side) if device.type == "cuda" else TorchEngine(function, device, side)
+    """The engine that runs a torch function, (B, C, h, w) -> (B, side, side) or (B, K, side, side), on a device.
+
+    On the processors each block is one thread's: torch's own threads would share out its sums in another way for every
+    number of them, and the map would depend on it.
+    """
+    if device.type == "cuda":
+        return CudaEngine(function, device, side)
+    if device.type == "cpu":
+        return SingleEngine(lambda x: function(x.contiguous(memory_format=torch.channels_last)), side)
+    return TorchEngine(function, device, side)
 
 
 class TorchEngine:
-    """Runs a torch function, which spreads every call over the processors itself."""
+    """Runs a torch function on a device, from one thread."""
 
     callers = 1
 
@@ -74,10 +82,7 @@ class TorchEngine:
 
 
 class SingleEngine:
-    """Runs a torch function on the processors, each call on the calling thread alone.
-
-    For functions of many small steps, at each of which torch's threads would wait for each other.
-    """
+    """Runs a torch function on the processors, each call on the calling thread alone."""
 
     batch = 1
     callers = None
@@ -134,7 +139,9 @@ class _Lane:
         torch.cuda.synchronize(device)  # the zeros were written in another stream
 
         def compute() -> Tensor:
-            return function(self._placed.contiguous(memory_format=torch.channels_last)).float()
+            # by default cuDNN rounds what convolutions get to TF32, 10 bits of mantissa
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                return function(self._placed.contiguous(memory_format=torch.channels_last)).float()
 
         self._replay, self._result = _captured(compute, self._stream)
         self._taken = _pinned(self._result.shape)

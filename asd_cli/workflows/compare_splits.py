@@ -69,13 +69,18 @@ def _require(found: int, wanted: int, option: str) -> None:
 def _of_file(name: str, order: Sequence[int], paths: Sequence[str]) -> Split:
     rows = _rows(name)
     chosen: dict[str, list[int]] = {part: [] for part in _PARTS}
+    meant: dict[str, str] = {}
     for place in order:
         tile = PurePosixPath(paths[place])
-        part = rows.pop(tile.name, None) or rows.pop(tile.stem, None)
-        if part is not None:
-            chosen[part].append(place)
-    if rows:
-        raise InputError(f"--split {name}: there is no tile {next(iter(rows))}; name tiles as their files are called")
+        called = tile.name if tile.name in rows else tile.stem
+        if called in rows:
+            if called in meant:
+                raise InputError(f"--split {name}: {called} is both {meant[called]} and {paths[place]}; rename one")
+            meant[called] = paths[place]
+            chosen[rows[called]].append(place)
+    unknown = [called for called in rows if called not in meant]
+    if unknown:
+        raise InputError(f"--split {name}: there is no tile {unknown[0]}; name tiles as their files are called")
     for part, places in chosen.items():
         if not places:
             raise InputError(f"--split {name}: no tile is for {part}; its lines are NAME,train or NAME,test")
@@ -94,7 +99,8 @@ def _rows(name: str) -> dict[str, str]:
     for number, row in enumerate(csv.reader(text.splitlines()), start=1):
         cells = [cell.strip() for cell in row]
         if len(cells) == 2 and cells[1] in _PARTS:
-            rows[cells[0]] = cells[1]
+            if rows.setdefault(*cells) != cells[1]:
+                raise InputError(f"--split {name}, line {number}: {cells[0]} cannot both train and test")
         elif any(cells):
             raise InputError(f"--split {name}, line {number}: '{','.join(row)}' is not NAME,train or NAME,test")
     return rows

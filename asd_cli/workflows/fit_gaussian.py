@@ -109,7 +109,10 @@ def _load(options: FitGaussianOptions) -> tuple[Model, DescriptorDetector]:
         raise InputError("no model given")
     model = load_model(options.model)
     if not isinstance(model.detector, DescriptorDetector):
-        raise InputError(f"{options.model}: the method {model.detector.name} has no Gaussian to fit")
+        raise InputError(
+            f"{options.model}: the method {model.detector.name} has no Gaussian to fit; train it anew on these tiles, "
+            "or take a model of asd, rx or padim"
+        )
     if options.update and model.moments is None:
         raise InputError(f"{options.model}: has no moments to update; fit without --update")
     return model, model.detector

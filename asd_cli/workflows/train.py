@@ -109,6 +109,8 @@ def train(
         KeyboardInterrupt: interrupted; a checkpoint lies beside the target.
     """
     start = time.monotonic()
+    if options.unlabelled and options.holdout != TrainOptions().holdout:
+        raise InputError(f"--holdout {options.holdout:g}: nothing is held out with --unlabelled; leave it out")
     plan = method_class(options.method).plan(options)
     checkpoint_path = _check_targets(options)
     given = replace(options.tiles, layout="unlabelled") if options.unlabelled else options.tiles

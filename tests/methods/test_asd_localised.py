@@ -149,6 +149,25 @@ def test_evidence_of_normal_pixels_that_are_all_alike(rows: np.ndarray) -> None:
     assert away > 10
 
 
+def test_evidence_of_signs_that_normal_pixels_share_stays_finite() -> None:
+    """A colour in which nothing varies is whitened by a large number."""
+    evidence = Evidence(1)
+    evidence.fit(np.zeros((500, 1), np.float32), (0.5,))
+    assert np.isfinite(evidence(torch.full((1, 1, 1, 1), 1e9)).item())
+
+
+def test_evidence_counts_pixels_of_one_value_at_the_next_step() -> None:
+    random = np.random.default_rng(3)
+    rows = np.where(random.random(200_000) < 0.8, 2.0, 2.0 + random.gamma(2, 1, 200_000)).astype(np.float32)[:, None]
+    evidence = Evidence(1)
+    evidence.fit(rows, (1.0,))
+    for quantile in (0.9, 0.95, 0.98, 0.99):
+        value = np.quantile(rows, quantile).astype(np.float32)
+        found = evidence(torch.tensor(value).view(1, 1, 1, 1)).item()
+        assert found == pytest.approx(-np.log(1 - quantile), rel=0.02)
+    assert evidence(torch.full((1, 1, 1, 1), 2.0)).item() == 0
+
+
 def batch(made: LocalisedAsd, seed: int) -> TrainingBatch:
     """A smooth texture with a bright square."""
     generator = torch.Generator().manual_seed(seed)

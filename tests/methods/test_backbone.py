@@ -177,7 +177,7 @@ def test_weights_that_do_not_fit(change: Any, text: str, tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"\x80\x02cos\nsystem\nq\x00.", b"nonsense" * 9])
+@pytest.mark.parametrize("content", [b"", b"\x80\x02cos\nsystem\nq\x00.", b"nonsense" * 9, b"junk\n"])
 def test_files_that_are_no_weights(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=f"{name}: cannot be read as weights"):

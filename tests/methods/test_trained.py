@@ -18,6 +18,7 @@ from asd_cli.errors import InputError, ModelFileError
 from asd_cli.methods.base import TrainingBatch
 from asd_cli.methods.registry import method_class
 from asd_cli.methods.scaled import ScaledDetector
+from asd_cli.nn.devices import torch_threads
 from asd_cli.options import TrainOptions
 from asd_cli.raster.scene import Chip
 from asd_cli.raster.windows import Window, reflected_indices, write_windows
@@ -174,6 +175,15 @@ def test_the_map_is_the_same_bit_for_bit_and_that_of_one_piece(case: str) -> Non
     with torch.inference_mode():
         expected = detector.distances(torch.from_numpy(chip.pixels)[None])[0].numpy()
     np.testing.assert_allclose(maps[0], expected, rtol=1e-5, atol=1e-5 * expected.max())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_map_does_not_depend_on_the_number_of_threads(case: str) -> None:
+    detector, pixels, maps = learned(case).detector, texture(5, 2, 140, 140), []
+    for count in (1, 3):
+        with torch_threads(count), BlockMapper(detector.distance_engine(CPU, 128), detector.halo, threads=count) as m:
+            maps.append(mapped(m, pixels, 256))
+    assert maps[0].tobytes() == maps[1].tobytes()
 
 
 @pytest.mark.parametrize("case", CASES)

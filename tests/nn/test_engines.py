@@ -57,7 +57,8 @@ def middle(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_device_chooses_the_engine() -> None:
-    assert isinstance(torch_engine(middle, CPU, 16), TorchEngine)
+    assert isinstance(torch_engine(middle, CPU, 16), SingleEngine)
+    assert isinstance(torch_engine(middle, torch.device("mps"), 16), TorchEngine)
     assert isinstance(torch_engine(middle, torch.device("cuda"), 16), CudaEngine)
 
 
@@ -73,6 +74,20 @@ def test_every_replay_computes_from_its_own_blocks() -> None:
     for seed, found in ((1, first), (2, second)):  # the first result is not overwritten by the second
         np.testing.assert_allclose(found[:, 0], blocks(seed).sum(axis=1)[:, 2:-2, 2:-2], rtol=1e-6)
     assert len(captures) == 1
+
+
+@pytest.mark.usefixtures("cuda")
+def test_convolutions_keep_the_precision_of_float32() -> None:
+    seen: list[bool] = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return middle(x)
+
+    before = torch.backends.cudnn.allow_tf32
+    CudaEngine(function, CPU, 16)(blocks(1))
+    assert set(seen) == {False}
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 @pytest.mark.usefixtures("cuda")

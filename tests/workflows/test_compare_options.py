@@ -166,6 +166,7 @@ def test_shown_tiles_have_both_classes(folder: Path) -> None:
         ("tile_2,train\ntile_9,test\n", "there is no tile tile_9; name tiles as their files are called"),
         ("tile_2,train\n", r"no tile is for test; its lines are NAME,train or NAME,test"),
         ("tile_2,train\ntile_3;test\n", r"line 2: 'tile_3;test' is not NAME,train or NAME,test"),
+        ("tile_2,train\ntile_3,test\ntile_2,test\n", "line 3: tile_2 cannot both train and test"),
         ("tile_0,train\ntile_3,test\n", r"parts: its 1 training tile\(s\) hold no normal pixel; split otherwise"),
         ("tile_2,train\ntile_6,test\n", r"parts: no test tile holds an anomalous pixel; split otherwise"),
     ],
@@ -174,6 +175,14 @@ def test_files_of_parts_that_cannot_be_used(folder: Path, tmp_path: Path, lines:
     (tmp_path / "parts.csv").write_text(lines)
     with pytest.raises(InputError, match=text):
         split(folder, split=str(tmp_path / "parts.csv"))
+
+
+def test_a_part_may_not_mean_two_tiles_of_one_name(make_scene: Callable[..., Path], tmp_path: Path) -> None:
+    for name in ("forest/a.tif", "water/a.tif", "water/b.tif"):
+        make_scene(tmp_path / "set" / name, np.ones((1, 8, 8), np.uint8))
+    (tmp_path / "parts.csv").write_text("a,train\nb,test\n")
+    with pytest.raises(InputError, match=r"a is both .*forest/a.tif and .*water/a.tif; rename one"):
+        split(tmp_path / "set", split=str(tmp_path / "parts.csv"))
 
 
 def test_splits_that_cannot_be_made(folder: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from asd_cli.errors import LabelError
+from asd_cli.errors import InputError, LabelError
 from asd_cli.options import TileOptions, TrainOptions
 from asd_cli.workflows.models import load_model
 from asd_cli.workflows.train import train
@@ -38,6 +39,7 @@ def test_every_pixel_counts_and_the_odd_ones_do_not_shape_the_gaussian(options: 
     report = train(options)
     model = load_model(report.model)
     assert report.normal_pixels == report.held_out.pixels == 60 * 70
+    assert report.held_out_tiles == model.header["training"]["held_out_tiles"] == 0
     assert model.header["training"]["unlabelled"] is True
     assert model.moments is not None
     assert model.moments.count == pytest.approx(0.95 * 60 * 70, abs=2)
@@ -49,6 +51,11 @@ def test_labels_that_are_named_are_refused(options: TrainOptions, tmp_path: Path
     tiles = TileOptions(tiles=options.tiles.tiles, labels=str(tmp_path))
     with pytest.raises(LabelError, match="--labels: labels are not looked at here; leave it out"):
         train(TrainOptions(tiles=tiles, output=options.output, unlabelled=True, device="cpu"))
+
+
+def test_a_share_to_hold_out_is_refused(options: TrainOptions) -> None:
+    with pytest.raises(InputError, match=r"--holdout 0\.5: nothing is held out with --unlabelled; leave it out"):
+        train(replace(options, holdout=0.5))
 
 
 def test_asd_trains_so_too(options: TrainOptions) -> None:

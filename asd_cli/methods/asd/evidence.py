@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from asd_cli.nn.onnx_graph import OnnxGraph
 
 _RATES = (1.0, 0.9, 0.75, 0.5, 0.35, 0.2, 0.1, 0.05, 0.02, 0.01)
-_LEAST = 1e-6  # width of a step, relative to the whole range, below which two knots are one
+# Widths of a step below which two knots are one: relative to the whole range, to the values (what float32 tells apart),
+# and at all (a sign that is the same for all normal pixels must not turn rounding into infinite evidence).
+_OF_RANGE, _OF_VALUES, _LEAST = 1e-6, float(np.finfo(np.float32).eps), 1e-6
 
 
 class Evidence(nn.Module):
@@ -64,10 +66,19 @@ class Evidence(nn.Module):
 def _ramps(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Starts and slopes of the ramps whose sum is -log p."""
     knots: NDArray[np.float64] = np.quantile(values, 1.0 - np.array(_RATES))
-    least = max(_LEAST * float(knots[-1] - knots[0]), float(np.finfo(np.float32).tiny))
+    spread, largest = float(knots[-1] - knots[0]), float(np.abs(knots).max())
+    least = max(_OF_RANGE * spread, _OF_VALUES * largest, _LEAST)
     beyond = values[values > knots[-1]]
     tail = max(float(beyond.mean() - knots[-1]) if len(beyond) else 0.0, least)
-    steps, logs = np.diff(knots), -np.diff(np.log(np.array(_RATES)))
-    inner = np.where(steps > least, logs / np.maximum(steps, least), 0.0)
-    slopes = np.append(inner, 1.0 / tail)
+    slopes = np.append(_inner_slopes(np.diff(knots), -np.diff(np.log(np.array(_RATES))), least), 1.0 / tail)
     return knots, np.diff(slopes, prepend=0.0)
+
+
+def _inner_slopes(steps: NDArray[np.float64], logs: NDArray[np.float64], least: float) -> NDArray[np.float64]:
+    """Slope between each two knots; what -log p gains where many pixels share one value counts in the next step."""
+    slopes, waiting = np.zeros(len(steps)), 0.0
+    for place, (step, log) in enumerate(zip(steps, logs, strict=True)):
+        waiting += log
+        if step > least:
+            slopes[place], waiting = waiting / step, 0.0
+    return slopes

@@ -31,7 +31,6 @@ from asd_cli.nn.masked import masked_mean
 from asd_cli.nn.pyramid import checked_pyramid
 from asd_cli.nn.smoothing import GaussianSmoothing
 from asd_cli.options import TrainOptions
-from asd_cli.raster.windows import round_up
 
 if TYPE_CHECKING:
     from asd_cli.nn.onnx_graph import OnnxGraph
@@ -60,7 +59,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         self.anomaly_head = nn.Conv2d(length, 1, 1)
         self.evidence = Evidence(self.signs)
         self.smoothing, self.align = GaussianSmoothing(smoothing), self.encoder.align
-        self._margin = round_up(self.smoothing.reach, self.align)
+        self._margin = -(-self.smoothing.reach // self.align) * self.align
         self.halo = self.encoder.halo + self._margin
         self.register_buffer("mean", torch.zeros(bands))
         self.register_buffer("whitening", identity(bands))
