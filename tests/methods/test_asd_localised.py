@@ -156,6 +156,20 @@ def test_evidence_of_signs_that_normal_pixels_share_stays_finite() -> None:
     assert np.isfinite(evidence(torch.full((1, 1, 1, 1), 1e9)).item())
 
 
+@pytest.mark.parametrize("outlier", [1.0, 1e4, 1e8])
+def test_evidence_keeps_its_digits_and_its_order_where_values_are_spread_widely(outlier: float) -> None:
+    random = np.random.default_rng(5)
+    rows = np.exp(random.normal(0, 3, 100_000))
+    rows[:1500] *= outlier
+    evidence = Evidence(1)
+    evidence.fit(rows.astype(np.float32)[:, None], (1.0,))
+    values = np.sort(np.concatenate([rows[::50], np.geomspace(rows.max(), 10 * rows.max(), 50)])).astype(np.float32)
+    found = evidence(torch.from_numpy(values).view(1, 1, 1, -1)).numpy().ravel()
+    exact = evidence.double()(torch.from_numpy(values).double().view(1, 1, 1, -1)).numpy().ravel()
+    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-5)
+    assert np.diff(found).min() >= 0
+
+
 def test_evidence_counts_pixels_of_one_value_at_the_next_step() -> None:
     random = np.random.default_rng(3)
     rows = np.where(random.random(200_000) < 0.8, 2.0, 2.0 + random.gamma(2, 1, 200_000)).astype(np.float32)[:, None]
@@ -245,6 +259,10 @@ def test_restore_refuses_what_cannot_be() -> None:
     broken: dict[str, Any] = {**arrays, "encoder.norm.running_var": -arrays["encoder.norm.running_var"]}
     with pytest.raises(ModelFileError, match="a variance is negative"):
         AsdMethod.restore(3, made.config(), broken)
+    for name, wrong in (("evidence.slopes", -1.0), ("evidence.starts", np.arange(10, 0, -1, np.float32))):
+        broken = {**arrays, name: np.ascontiguousarray(arrays[name] * 0 + wrong, np.float32)}
+        with pytest.raises(ModelFileError, match="the evidence are damaged"):
+            AsdMethod.restore(3, made.config(), broken)
     with pytest.raises(ValueError, match="taught"):
         AsdMethod.restore(3, {**made.config(), "taught": "otherwise"}, arrays)
     for smoothing in (-1, 33, math.nan):

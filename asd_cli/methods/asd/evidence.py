@@ -5,13 +5,16 @@ Source: R. A. Fisher, "Statistical Methods for Research Workers" (1932), combine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from asd_cli.errors import ModelFileError
 
 if TYPE_CHECKING:
     from asd_cli.nn.onnx_graph import OnnxGraph
@@ -27,7 +30,8 @@ class Evidence(nn.Module):
     or more.
 
     Each -log p is linear between quantiles of held-out normal pixels, 0 below their least value, and beyond the rarest
-    hundredth as if the tail were exponential. So it is a sum of ramps, ``sum_k slope_k max(v - start_k, 0)``.
+    hundredth as if the tail were exponential. So it is a sum of steps, ``sum_k slope_k clamp(v - start_k, 0, width_k)``
+    with widths from each start to the next and slopes >= 0: a larger value never has less, in any precision.
     """
 
     def __init__(self, count: int) -> None:
@@ -41,37 +45,52 @@ class Evidence(nn.Module):
     def fit(self, rows: NDArray[np.float32], weights: Sequence[float]) -> None:
         """Take the quantiles of held-out normal pixels (n, count), and the weight of each value."""
         for index, (values, weight) in enumerate(zip(rows.T.astype(np.float64), weights, strict=True)):
-            starts, slopes = _ramps(values)
+            starts, slopes = _steps(values)
             self.starts[index] = torch.from_numpy(starts).float()
             self.slopes[index] = torch.from_numpy(weight * slopes).float()
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, count, H, W) -> (B, H, W), >= 0."""
-        total = torch.zeros_like(values[:, 0])
+        total, widths = torch.zeros_like(values[:, 0]), self.widths()
         for index in range(self.count):
-            for start, slope in zip(self.starts[index], self.slopes[index], strict=True):
-                total = total + slope * (values[:, index] - start).clamp_min(0)
-        return total.clamp_min(0)
+            for start, width, slope in zip(self.starts[index], widths[index], self.slopes[index], strict=True):
+                total = total + slope * (values[:, index] - start).clamp_min(0).minimum(width)
+        return total
+
+    def widths(self) -> Tensor:
+        """(count, steps): from each start to the next, the last without an end."""
+        return F.pad(self.starts.diff(dim=1), (0, 1), value=torch.inf)
 
     def add_to(self, graph: OnnxGraph, values: list[str]) -> str:
         """The same as nodes: a name of (1, 1, H, W) for each value -> (1, 1, H, W)."""
-        ramps = []
+        parts = []
         for index, name in enumerate(values):
-            starts, slopes = (v[index].cpu().numpy() for v in (self.starts, self.slopes))
-            hinges = graph.add("Relu", graph.add("Sub", name, graph.constant(starts[None, :, None, None])))
-            ramps.append(graph.add("Conv", hinges, graph.constant(slopes[None, :, None, None])))
-        return graph.add("Relu", graph.add("Sum", *ramps))
+            arrays = (v[index].cpu().numpy()[None, :, None, None] for v in (self.starts, self.widths(), self.slopes))
+            starts, widths, slopes = (graph.constant(array) for array in arrays)
+            steps = graph.add("Min", graph.add("Relu", graph.add("Sub", name, starts)), widths)
+            parts.append(graph.add("Conv", steps, slopes))
+        return graph.add("Sum", *parts)
 
 
-def _ramps(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Starts and slopes of the ramps whose sum is -log p."""
+def check_evidence(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse arrays of a method whose ``evidence`` cannot be.
+
+    Raises:
+        ModelFileError: more of a value would be less evidence.
+    """
+    if not ((np.diff(arrays["evidence.starts"], axis=1) >= 0).all() and (arrays["evidence.slopes"] >= 0).all()):
+        raise ModelFileError("the tensors of the evidence are damaged: steps out of order, or downwards")
+
+
+def _steps(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Starts and slopes of the steps whose sum is -log p."""
     knots: NDArray[np.float64] = np.quantile(values, 1.0 - np.array(_RATES))
     spread, largest = float(knots[-1] - knots[0]), float(np.abs(knots).max())
     least = max(_OF_RANGE * spread, _OF_VALUES * largest, _LEAST)
     beyond = values[values > knots[-1]]
     tail = max(float(beyond.mean() - knots[-1]) if len(beyond) else 0.0, least)
-    slopes = np.append(_inner_slopes(np.diff(knots), -np.diff(np.log(np.array(_RATES))), least), 1.0 / tail)
-    return knots, np.diff(slopes, prepend=0.0)
+    inner = _inner_slopes(np.diff(knots), -np.diff(np.log(np.array(_RATES))), least)
+    return knots, np.append(inner, 1.0 / tail)
 
 
 def _inner_slopes(steps: NDArray[np.float64], logs: NDArray[np.float64], least: float) -> NDArray[np.float64]:

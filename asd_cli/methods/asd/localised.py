@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import InputError
 from asd_cli.methods.asd.encoder import PyramidEncoder, check_variances
-from asd_cli.methods.asd.evidence import Evidence
+from asd_cli.methods.asd.evidence import Evidence, check_evidence
 from asd_cli.methods.asd.recipes import RECIPES
 from asd_cli.methods.asd.signs import FoldedSigns
 from asd_cli.methods.base import EvidenceDetector, TrainingBatch
@@ -167,6 +167,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
     def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         super()._check_arrays(arrays)
         check_variances(arrays)
+        check_evidence(arrays)
 
 
 class LocalisedObjective:
