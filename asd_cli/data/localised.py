@@ -37,7 +37,8 @@ class LocalAmplitudes:
     blobs: most of them in an image. share: least and largest share of the image that each covers. grain: smallest and
     largest size of a blob's features in pixels. contrast: standard deviation of the logarithm of the contrast factor.
     colour: standard deviation of the shift of all bands, and again of each. noise: largest deviation of the noise of a
-    constant colour. blended: share of blobs through which the image shines.
+    constant colour. period: smallest and largest distance in pixels of the stripes of a pattern. relief: standard
+    deviation of the difference of its two colours. blended: share of blobs through which the image shines.
     """
 
     blobs: int = 3
@@ -46,6 +47,8 @@ class LocalAmplitudes:
     contrast: float = 0.125
     colour: float = 0.045
     noise: float = 0.2
+    period: tuple[float, float] = (2.5, 24.0)
+    relief: float = 0.3
     blended: float = 0.4
 
     def as_json(self) -> dict[str, object]:
@@ -55,7 +58,7 @@ class LocalAmplitudes:
 
 class LocalAnomalies:
     """Fills blobs of an image from another place, scale and direction with strong changes of colour and contrast, with
-    the image itself so changed, or with a noisy constant colour; opaque or blended."""
+    the image itself so changed, with a noisy constant colour, or with stripes or a grid; opaque or blended."""
 
     def __init__(self, amplitudes: LocalAmplitudes) -> None:
         self._a = amplitudes
@@ -75,10 +78,12 @@ class LocalAnomalies:
     def _filling(self, unit: Image, draw: DrawPatch, random: np.random.Generator) -> tuple[Image, Mask]:
         """What fills a blob, of the image's shape, and where it can."""
         everywhere = np.ones(unit.shape[1:], bool)
-        kind = random.integers(3)
+        kind = random.integers(4)
         if kind == 0:
             return self._constant(unit.shape, random), everywhere
         if kind == 1:
+            return self._pattern(unit.shape, random), everywhere
+        if kind == 2:
             return self._changed(unit, random), everywhere
         patch = _elsewhere(unit.shape[1:], draw, random)
         return self._changed(patch.image, random), patch.normal
@@ -112,6 +117,21 @@ class LocalAnomalies:
         noise = np.stack([smooth_noise((size[0], size[1]), grain, random) for _ in range(layers)])
         return colour + np.float32(random.uniform(0.02, 1.0) * self._a.noise) * noise
 
+    def _pattern(self, shape: tuple[int, ...], random: np.random.Generator) -> Image:
+        """Stripes or a grid of two colours with a little noise, as much that people build looks from above."""
+        bands, *size = shape
+        period, angle = float(np.exp(random.uniform(*np.log(self._a.period)))), random.uniform(0.0, np.pi)
+        weave = stripes((size[0], size[1]), period, angle, random)
+        if random.random() < 0.5:
+            weave = weave * stripes((size[0], size[1]), period * random.uniform(1.0, 3.0), angle + np.pi / 2, random)
+        ground = random.uniform(-0.25, 1.25, (bands, 1, 1))
+        relief = np.full((bands, 1, 1), random.normal(0.0, self._a.relief))
+        if random.random() < 0.5:
+            relief = relief + random.normal(0.0, self._a.relief, (bands, 1, 1))
+        noise = np.float32(random.uniform(0.025, 0.5) * self._a.noise) * random.standard_normal(shape, dtype=np.float32)
+        pattern: Image = ground.astype(np.float32) + relief.astype(np.float32) * weave + noise
+        return pattern
+
 
 def blob(
     shape: tuple[int, ...], random: np.random.Generator, *, share: tuple[float, float], grain: tuple[float, float]
@@ -121,6 +141,17 @@ def blob(
     noise = smooth_noise((shape[0], shape[1]), size, random)
     inside: Mask = noise > np.quantile(noise, 1.0 - random.uniform(*share))
     return inside
+
+
+def stripes(shape: tuple[int, int], period: float, angle: float, random: np.random.Generator) -> Image:
+    """(H, W) float32 in [0, 1]: parallel stripes every `period` px across `angle` (radians), of a random width and
+    place, their edges a random part of a pixel or two wide."""
+    rows, cols = np.ogrid[: shape[0], : shape[1]]
+    across = (rows * np.cos(angle) + cols * np.sin(angle)) / period + random.random()
+    from_middle = np.abs(across % 1.0 - 0.5) * period
+    reach, softness = random.uniform(0.075, 0.425) * period, random.uniform(0.3, 2.0)
+    found: Image = np.clip(0.5 + (reach - from_middle) / softness, 0.0, 1.0).astype(np.float32)
+    return found
 
 
 def smooth_noise(shape: tuple[int, int], grain: float, random: np.random.Generator) -> Image:

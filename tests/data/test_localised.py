@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asd_cli.data.localised import LocalAmplitudes, LocalAnomalies, Patch, blob, smooth_noise
+from asd_cli.data.localised import LocalAmplitudes, LocalAnomalies, Patch, blob, smooth_noise, stripes
 
 
 def patches(value: float, normal: bool = True):
@@ -76,6 +76,28 @@ def test_a_blob_covers_its_share(share: float) -> None:
     random = np.random.default_rng(0)
     inside = blob((80, 90), random, share=(share, share), grain=(3, 60))
     assert np.mean(inside) == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.parametrize(("period", "angle"), [(8.0, 0.0), (5.5, np.pi / 2), (13.0, 0.7)])
+def test_stripes_come_every_period_in_their_direction(period: float, angle: float) -> None:
+    found = stripes((240, 240), period, angle, np.random.default_rng(1))
+    assert (found.dtype, float(found.min()), float(found.max())) == (np.float32, 0.0, 1.0)
+    power = np.abs(np.fft.fft2(found - found.mean(), (960, 960))) ** 2
+    row, col = np.unravel_index(np.argmax(power[:480]), (480, 960))
+    frequency = np.hypot(row / 960, min(col, 960 - col) / 960)
+    assert 1 / frequency == pytest.approx(period, rel=0.03)
+    assert np.tan(angle) * row == pytest.approx(col, abs=3) if angle < 1 else row == 0
+
+
+def test_a_pattern_has_two_colours() -> None:
+    maker = LocalAnomalies(LocalAmplitudes(noise=0.0))
+    for seed in range(20):
+        found = maker._pattern((3, 90, 80), np.random.default_rng(seed))
+        spread = found.reshape(3, -1).max(axis=1) - found.reshape(3, -1).min(axis=1)
+        weave = (found - found.min(axis=(1, 2), keepdims=True)) / spread[:, None, None]
+        weave = np.where((weave[:1] - weave).std(axis=(1, 2), keepdims=True) > 0.2, 1 - weave, weave)
+        np.testing.assert_allclose(weave, np.broadcast_to(weave[:1], weave.shape), atol=1e-3)
+        assert 0.01 < weave[0].mean() < 0.99
 
 
 @pytest.mark.parametrize("grain", [1.0, 2.5, 20.0])
