@@ -165,7 +165,7 @@ def _warn(figures: HeldOutFigures, odd: Mapping[int, float], tiles: TileSet) -> 
         return
     _log.warning(
         "the calibration is doubtful: halves of the held-out tiles give each other %.2g false alarms for %.2g asked; "
-        "give more tiles or a larger --holdout",
+        "give more tiles, or hold out more of them",
         check,
         rate,
     )
