@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -82,19 +83,26 @@ class TorchEngine:
 
 
 class SingleEngine:
-    """Runs a torch function on the processors, each call on the calling thread alone."""
+    """Runs a torch function on the processors, each call on the calling thread alone; on one made for it where the
+    engine's maker calls, whose own number of threads stays."""
 
     batch = 1
     callers = None
 
     def __init__(self, function: Function, side: int) -> None:
         self._function, self.side = function, side
-        self._threads = torch.get_num_threads()
+        self._threads, self._maker = torch.get_num_threads(), threading.get_ident()
         self._own = threading.local()
 
-    @torch.inference_mode()
     def __call__(self, blocks: Blocks) -> Blocks:
         """See `Engine`."""
+        if threading.get_ident() != self._maker:
+            return self._run(blocks)
+        with ThreadPoolExecutor(1, "asd-block") as pool:
+            return pool.submit(self._run, blocks).result()
+
+    @torch.inference_mode()
+    def _run(self, blocks: Blocks) -> Blocks:
         if not hasattr(self._own, "alone"):
             self._own.alone = True
             torch.get_num_threads()  # has torch set up this thread, which would undo the next line later

@@ -67,6 +67,18 @@ def test_torch_engine_adds_the_channel_that_distances_lack() -> None:
     np.testing.assert_array_equal(engine(blocks(0, 1)), blocks(0, 1).sum(axis=1, keepdims=True)[..., 2:-2, 2:-2])
 
 
+def test_the_maker_of_a_single_engine_keeps_its_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        inside: list[int] = []
+        engine = SingleEngine(lambda x: (inside.append(torch.get_num_threads()), middle(x))[1], 16)
+        engine(blocks(0, 1))
+        assert (inside, torch.get_num_threads()) == ([1], 3)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.usefixtures("cuda")
 def test_every_replay_computes_from_its_own_blocks() -> None:
     engine = CudaEngine(middle, CPU, 16)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from asd_cli.density.calibration import Calibration
 from asd_cli.errors import AsdError, InputError
+from asd_cli.methods.base import EvidenceDetector
 from asd_cli.methods.registry import method_class
 from asd_cli.model_file import model_header
 from asd_cli.nn.onnx_graph import OnnxGraph, run_once
@@ -110,6 +111,8 @@ def made(name: str, folder: Path, **config: Any) -> Path:
         for value in method.state_dict().values():
             if value.is_floating_point() and value.ndim == 2:
                 value.add_(0.2 * torch.randn_like(value))
+    if isinstance(method, EvidenceDetector):
+        method.set_evidence(np.random.default_rng(3).gamma(2.0, 1.0, (5000, method.signs)).astype(np.float32))
     arrays = method.state_dict()
     arrays["low"].copy_(torch.tensor([10.0, 200.0, -3.0, 0.0]))
     arrays["high"].copy_(torch.tensor([90.0, 2000.0, 5.0, 1.0]))
