@@ -26,7 +26,8 @@ class GaussianSmoothing:
     def __init__(self, sigma: float) -> None:
         self.reach = math.ceil(_REACH * sigma)
         places = np.arange(-self.reach, self.reach + 1)
-        weights = np.exp(-0.5 * (places / sigma) ** 2) if sigma else np.ones(1)
+        with np.errstate(over="ignore"):  # of a sigma near 0
+            weights = np.exp(-0.5 * (places / sigma) ** 2) if sigma else np.ones(1)
         self._weights: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
 
     def __call__(self, x: Tensor) -> Tensor:
