@@ -17,7 +17,7 @@ from rasterio.windows import Window
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
-STEPS = "60"  # of `asd train` where the README leaves the number to the recipe, to save minutes
+STEPS = "20"  # of `asd train` where the README leaves the number to the recipe, to save minutes
 SET_UP = re.compile(r"^python3 -m venv \.venv && \.venv/bin/pip install (\S+) && ", flags=re.MULTILINE)
 
 

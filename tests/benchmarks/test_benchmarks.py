@@ -1,8 +1,12 @@
-"""The benchmarks run and write what they say; their figures are not looked at here."""
+"""The benchmarks run and write what they say; their figures are not looked at here.
+
+The slower ones only with ASD_ALL_BENCHMARKS=1, so that the checks of every change stay short.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +24,17 @@ SMALL = {
 }
 
 
+SLOW = ("polygons", "scene", "scaling", "unlabelled")
+
+
+def skip_slow(name: str) -> None:
+    if name in SLOW and not os.environ.get("ASD_ALL_BENCHMARKS"):
+        pytest.skip("slow; runs with ASD_ALL_BENCHMARKS=1")
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_it_runs(name: str, tmp_path: Path) -> None:
+    skip_slow(name)
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(FOLDER / f"{name}.py"), "--rounds", "1", "--json", str(figures), *SMALL[name]]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
@@ -33,6 +46,7 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
 
 
 def test_rx_within_a_scene_is_near_that_of_its_readme(tmp_path: Path) -> None:
+    skip_slow("unlabelled")
     data = FOLDER.parents[1] / "shared" / "data"
     if not (data / "hsi_abu").exists():
         pytest.skip("the hyperspectral scenes are not here")
