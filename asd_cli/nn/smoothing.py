@@ -20,26 +20,29 @@ _REACH = 2.0  # in standard deviations: 95 % of the weight along each axis
 class GaussianSmoothing:
     """A separable Gaussian of `sigma` px, cut off at two of them; 0 leaves a map as it is.
 
-    `reach` px are consumed on each side.
+    `margin` px are consumed on each side: as far as it reaches, rounded up to a multiple of `align`.
     """
 
-    def __init__(self, sigma: float) -> None:
-        self.reach = math.ceil(_REACH * sigma)
-        places = np.arange(-self.reach, self.reach + 1)
+    def __init__(self, sigma: float, *, align: int = 1) -> None:
+        reach = math.ceil(_REACH * sigma)
+        self.margin = -(-reach // align) * align
+        self._spare = self.margin - reach
+        places = np.arange(-reach, reach + 1)
         with np.errstate(over="ignore"):  # of a sigma near 0
             weights = np.exp(-0.5 * (places / sigma) ** 2) if sigma else np.ones(1)
         self._weights: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, 1, H + 2 reach, W + 2 reach) -> (B, 1, H, W)."""
-        if not self.reach:
+        """(B, 1, H + 2 margin, W + 2 margin) -> (B, 1, H, W)."""
+        if not self.margin:
             return x
-        weights = torch.from_numpy(self._weights).to(x)
+        x, weights = F.pad(x, (-self._spare,) * 4), torch.from_numpy(self._weights).to(x)
         return F.conv2d(F.conv2d(x, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
 
     def add_to(self, graph: OnnxGraph, x: str) -> str:
         """The same as nodes."""
-        if not self.reach:
+        if not self.margin:
             return x
+        x = graph.trim(x, self._spare, self._spare) if self._spare else x
         down = graph.add("Conv", x, graph.constant(self._weights[None, None, :, None]))
         return graph.add("Conv", down, graph.constant(self._weights[None, None, None, :]))

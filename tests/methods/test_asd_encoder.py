@@ -7,17 +7,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from asd_cli.methods.asd.encoder import PyramidEncoder
+from asd_cli.methods.asd.encoder import ReconstructingEncoder
 from asd_cli.methods.asd.losses import compact_loss, diverse_loss, feature_rich_loss, squared_distance
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ENCODERS = ["encoder_rgb64", "encoder_gray40_L16", "encoder_rgb60_single", "encoder_ms48_14band"]
 
 
-def load_encoder(golden: dict[str, np.ndarray]) -> PyramidEncoder:
+def load_encoder(golden: dict[str, np.ndarray]) -> ReconstructingEncoder:
     scales = [float(s) for s in golden["scales"]]
     length, bands = golden["descriptor_head.weight"].shape[0], golden["x"].shape[1]
-    encoder = PyramidEncoder(bands, length=length, scales=scales)
+    encoder = ReconstructingEncoder(bands, length=length, scales=scales)
     state = {}
     for key in encoder.state_dict():
         name = key.replace("pyramid.branches.", "branch").replace("norm.", "bn.")
@@ -57,7 +57,7 @@ def test_branches_equal_the_published_program(name: str) -> None:
 
 def test_training_and_scoring_share_one_forward_pass() -> None:
     torch.manual_seed(0)
-    encoder = PyramidEncoder(3).eval()
+    encoder = ReconstructingEncoder(3).eval()
     x = torch.randn(1, 3, 33 + 32, 20 + 32)
     out = encoder(x)
     assert out.descriptors.shape == (1, 5, 33, 20)
@@ -68,20 +68,20 @@ def test_training_and_scoring_share_one_forward_pass() -> None:
 
 def test_every_network_is_registered() -> None:
     """The published program keeps its networks in a plain list, so that moves and saved weights miss them."""
-    encoder = PyramidEncoder(3).double()
+    encoder = ReconstructingEncoder(3).double()
     assert len([k for k in encoder.state_dict() if k.endswith("conv3.weight")]) == 3
     assert {p.dtype for p in encoder.parameters()} == {torch.float64}
 
 
 def test_forward_leaves_the_random_state_alone() -> None:
-    encoder = PyramidEncoder(1)
+    encoder = ReconstructingEncoder(1)
     before = torch.random.get_rng_state()
     encoder(torch.zeros(1, 1, 40, 40))
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_size_may_change_from_call_to_call_and_need_not_be_square() -> None:
-    encoder = PyramidEncoder(1).eval()
+    encoder = ReconstructingEncoder(1).eval()
     for height, width in [(1, 1), (5, 64), (64, 5), (7, 9)]:
         assert encoder.describe(torch.zeros(1, 1, height + 32, width + 32)).shape == (1, 5, height, width)
 

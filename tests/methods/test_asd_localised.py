@@ -30,12 +30,13 @@ def random_method(
     length: int = 4,
     scales: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0),
     smoothing: float = 0.0,
+    texture: int = 0,
 ) -> LocalisedAsd:
     """Weights, normalisation, scaling, Gaussian and evidence that no default could stand in for."""
     random = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = {"length": length, "scales": scales, "patch_size": 15, "smoothing": smoothing}
+        config = {"length": length, "scales": scales, "patch_size": 15, "smoothing": smoothing, "texture": texture}
         made = AsdMethod.create(bands, taught="localised", **config)
         assert isinstance(made, LocalisedAsd)
         norm = made.encoder.norm
@@ -45,8 +46,8 @@ def random_method(
             torch.nn.init.normal_(tensor)
         torch.nn.init.uniform_(norm.running_var, 0.1, 3.0)
     made.high.copy_(made.low + torch.from_numpy(random.uniform(0.5, 3, bands)))
-    factor = random.normal(size=(bands, bands))
-    made.set_gaussian(Gaussian(random.normal(size=bands), factor @ factor.T + np.eye(bands), 0.0))
+    factor = random.normal(size=(made.length, made.length))
+    made.set_gaussian(Gaussian(random.normal(size=made.length), factor @ factor.T + np.eye(made.length), 0.0))
     made.set_evidence(random.gamma(2.0, 1.0, (5000, 2)).astype(np.float32) + np.float32([0, -2]))
     return made.eval().requires_grad_(False)
 
@@ -65,12 +66,12 @@ def image(made: LocalisedAsd, side: int, seed: int = 0) -> torch.Tensor:
     length=st.integers(1, 16),
     scales=st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0]), min_size=1, max_size=4, unique=True),
     side=st.sampled_from([16, 32]),
-    smoothing=st.sampled_from([0.0, 0.7, 3.0]),
+    around=st.tuples(st.sampled_from([0.0, 0.7, 3.0]), st.sampled_from([0, 1, 7, 21, 41])),
 )
 def test_folded_equals_unfolded(
-    seed: int, bands: int, length: int, scales: list[float], side: int, smoothing: float
+    seed: int, bands: int, length: int, scales: list[float], side: int, around: tuple[float, int]
 ) -> None:
-    made = random_method(seed, bands, length, tuple(scales), smoothing)
+    made = random_method(seed, bands, length, tuple(scales), *around)
     x = image(made, side, seed)
     signs = torch.stack([made.whitened(x).norm(dim=1), made.smoothed_logits(x)], dim=1).numpy()
     folded = made.folded()
@@ -89,7 +90,7 @@ def test_smoothed_logits_are_the_mean_of_neighbours() -> None:
         4,
     )  # a reach of 3 px, on the grid of the quarter scale
     x, side = image(made, 24), 24
-    logits = made.anomaly_head(made.encoder(made.normalise(x)).descriptors)[0, 0, 1:-1, 1:-1].numpy()
+    logits = made.anomaly_head(made.encoder.describe(made.normalise(x)))[0, 0, 1:-1, 1:-1].numpy()
     assert logits.shape == (side + 6, side + 6)
     kernel = np.exp(-0.5 * (np.arange(-3, 4) / 1.5) ** 2)
     kernel /= kernel.sum()
@@ -243,10 +244,10 @@ def test_a_batch_without_changes_or_without_normal_pixels_is_no_trouble() -> Non
 
 
 def test_restore_gives_back_the_same_method() -> None:
-    made = random_method(2, smoothing=2.0)
+    made = random_method(2, smoothing=2.0, texture=9)
     again = AsdMethod.restore(3, made.config(), made.arrays()).eval()
     assert isinstance(again, EvidenceDetector)
-    assert (again.config(), again.halo, again.align, again.length) == (made.config(), made.halo, made.align, 3)
+    assert (again.config(), again.halo, again.align, again.length) == (made.config(), made.halo, made.align, 7)
     x = image(made, 16)
     assert torch.equal(made.distances(x), again.distances(x))
 
@@ -268,12 +269,15 @@ def test_restore_refuses_what_cannot_be() -> None:
     for smoothing in (-1, 33, math.nan):
         with pytest.raises(ValueError, match=rf"smoothing {smoothing:g} is not within 0\.\.32"):
             AsdMethod.restore(3, {**made.config(), "smoothing": smoothing}, arrays)
+    for texture in (-1, 2, 65, 3.0):
+        with pytest.raises(ValueError, match=rf"texture {texture} is not 0 or an odd number up to 63"):
+            AsdMethod.restore(3, {**made.config(), "texture": texture}, arrays)
 
 
 def test_the_default_recipe_is_taught_so() -> None:
     plan = AsdMethod.plan(TrainOptions(length=7))
     pyramid = {"length": 7, "scales": (0.25, 0.5, 1.0, 2.0), "patch_size": 15}
-    assert plan.config == {"taught": "localised", **pyramid, "smoothing": 4.0}
+    assert plan.config == {"taught": "localised", **pyramid, "smoothing": 4.0, "texture": 21}
     assert plan.facts == {"virtual_anomalies": plan.recipe.amplitudes.as_json()}
     for options in (TrainOptions(without=("compact",)), TrainOptions(loss_form="paper")):
         with pytest.raises(InputError, match="--without and --loss-form change the paper's losses; add --recipe quick"):

@@ -1,4 +1,4 @@
-"""The pyramid-patch encoder of ASD with its two heads (AAAI 2023, Fig. 2 and Eq. 1)."""
+"""The pyramid-patch encoder of ASD, without and with its second head (AAAI 2023, Fig. 2 and Eq. 1)."""
 
 from __future__ import annotations
 
@@ -43,19 +43,28 @@ class PyramidEncoder(nn.Module):
         self.pyramid = DensePyramid(bands, length, scales=scales, patch_size=patch_size)
         self.norm = MaskedBatchNorm2d(self.pyramid.out_channels)
         self.descriptor_head = nn.Conv2d(self.pyramid.out_channels, length, 1)
-        self.reconstruction_head = nn.Conv2d(self.pyramid.out_channels, bands, 1)
         self.halo = self.pyramid.halo
         self.align = self.pyramid.align
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> EncoderOutput:
-        """(B, bands, H + 2 halo, W + 2 halo) float, roughly [-1, 1] -> `EncoderOutput`.
+    def describe(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, bands, H + 2 halo, W + 2 halo) float, roughly [-1, 1] -> descriptors (B, L, H, W).
 
         `mask` (B, H, W) bool: the pixels that count for the statistics of the normalisation in training.
         """
+        out: Tensor = self.descriptor_head(self.norm(self.pyramid(x), mask))
+        return out
+
+
+class ReconstructingEncoder(PyramidEncoder):
+    """f1 with the head that the feature-rich loss of the paper needs: descriptors and the input again."""
+
+    def __init__(
+        self, bands: int, *, length: int = 5, scales: Sequence[float] = (0.5, 1.0, 2.0), patch_size: int = 15
+    ) -> None:
+        super().__init__(bands, length=length, scales=scales, patch_size=patch_size)
+        self.reconstruction_head = nn.Conv2d(self.pyramid.out_channels, bands, 1)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> EncoderOutput:
+        """As `describe` -> `EncoderOutput`."""
         features = self.norm(self.pyramid(x), mask)
         return EncoderOutput(self.descriptor_head(features), self.reconstruction_head(features))
-
-    def describe(self, x: Tensor) -> Tensor:
-        """Descriptors (B, L, H, W) only, as scoring needs them."""
-        out: Tensor = self.descriptor_head(self.norm(self.pyramid(x)))
-        return out

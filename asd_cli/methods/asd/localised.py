@@ -1,8 +1,8 @@
-"""ASD taught with localised virtual anomalies: the paper's encoder with an anomaly head, and a Gaussian of the bands.
+"""ASD taught with localised virtual anomalies: the paper's encoder with an anomaly head, and a Gaussian of the looks.
 
 The head says how much a place looks like a virtual anomaly, smoothed over neighbouring pixels; the Mahalanobis distance
-of the bands (RX, Reed and Yu 1990) says how odd its colour is. Each is weighed by how rarely normal pixels show as much
-(`evidence`).
+of the bands (RX, Reed and Yu 1990) and of the roughness around the pixel says how odd its colour and texture are. Each
+is weighed by how rarely normal pixels show as much (`evidence`).
 """
 
 from __future__ import annotations
@@ -30,46 +30,50 @@ from asd_cli.nn.engines import Engine
 from asd_cli.nn.masked import masked_mean
 from asd_cli.nn.pyramid import checked_pyramid
 from asd_cli.nn.smoothing import GaussianSmoothing
+from asd_cli.nn.texture import Texture
 from asd_cli.options import TrainOptions
 
 if TYPE_CHECKING:
     from asd_cli.nn.onnx_graph import OnnxGraph
 
 _LENGTH, _SCALES = 16, (0.25, 0.5, 1.0, 2.0)
-# weights of colour and head, and the standard deviation of the smoothing (px): found by cross-validation within the
-# training halves of four sets
-_WEIGHTS, _SMOOTHING = (0.5, 1.0), 4.0
-_MOST_SMOOTHING = 32.0
+# weights of looks and head, the standard deviation of the smoothing and the side of the squares of the texture (px):
+# found by cross-validation within the training halves of five sets
+_WEIGHTS, _SMOOTHING, _TEXTURE = (0.5, 1.0), 4.0, 21
+_MOST_SMOOTHING, _LARGEST_TEXTURE = 32.0, 63
 
 
 class LocalisedAsd(ScaledDetector, EvidenceDetector):
-    """Two signs of an anomaly: the distance of a pixel's bands from their Gaussian, and the logit of the head."""
+    """Two signs of an anomaly: the distance of a pixel's bands and texture from their Gaussian, and the logit of the
+    head."""
 
     name: ClassVar[str] = "asd"
     signs: ClassVar[int] = 2
 
     def __init__(
-        self, bands: int, *, length: int, scales: tuple[float, ...], patch_size: int, smoothing: float = 0.0
+        self, bands: int, *, length: int, scales: tuple[float, ...], patch_size: int, smoothing: float, texture: int
     ) -> None:
         super().__init__(bands)
-        self.length = bands
         pyramid = {"length": length, "scales": list(scales), "patch_size": patch_size}
-        self._config = {"taught": "localised", **pyramid, "smoothing": smoothing}
+        self._config = {"taught": "localised", **pyramid, "smoothing": smoothing, "texture": texture}
         self.encoder = PyramidEncoder(bands, length=length, scales=scales, patch_size=patch_size)
         self.anomaly_head = nn.Conv2d(length, 1, 1)
         self.evidence = Evidence(self.signs)
-        self.smoothing, self.align = GaussianSmoothing(smoothing), self.encoder.align
-        self._margin = -(-self.smoothing.reach // self.align) * self.align
-        self.halo = self.encoder.halo + self._margin
-        self.register_buffer("mean", torch.zeros(bands))
-        self.register_buffer("whitening", identity(bands))
+        self.texture = Texture(texture)
+        self.align = max(self.encoder.align, self.texture.align)
+        self.smoothing = GaussianSmoothing(smoothing, align=self.encoder.align)
+        reach = max(self.encoder.halo + self.smoothing.margin, self.texture.margin)
+        self.halo = -(-reach // self.align) * self.align
+        self.length = bands + self.texture.channels
+        self.register_buffer("mean", torch.zeros(self.length))
+        self.register_buffer("whitening", identity(self.length))
         self.mean: Tensor
         self.whitening: Tensor
 
     @classmethod
-    def create(cls, bands: int, *, smoothing: float = 0.0, **config: Any) -> Self:
+    def create(cls, bands: int, *, smoothing: float = 0.0, texture: int = 0, **config: Any) -> Self:
         """A method with untrained weights; `config` holds length, scales and patch_size, `smoothing` is that of the
-        logit in pixels.
+        logit in pixels, `texture` the side of the squares of the texture, 0 for bands alone.
 
         Raises:
             ValueError: no scales, a scale that is no power of two, or a number that is out of range.
@@ -77,7 +81,9 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         smoothing = float(smoothing)
         if not 0 <= smoothing <= _MOST_SMOOTHING:
             raise ValueError(f"smoothing {smoothing:g} is not within 0..{_MOST_SMOOTHING:g}")
-        return cls(bands, **checked_pyramid(**config), smoothing=smoothing)
+        if not (isinstance(texture, int) and 0 <= texture <= _LARGEST_TEXTURE and (texture % 2 or not texture)):
+            raise ValueError(f"texture {texture} is not 0 or an odd number up to {_LARGEST_TEXTURE}")
+        return cls(bands, **checked_pyramid(**config), smoothing=smoothing, texture=texture)
 
     @classmethod
     def plan(cls, options: TrainOptions) -> TrainingPlan:
@@ -91,7 +97,8 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         config = pyramid_config(options, length=_LENGTH, scales=_SCALES)
         recipe = RECIPES[options.recipe]
         facts = {"virtual_anomalies": recipe.amplitudes.as_json()}
-        return TrainingPlan({"taught": "localised", **config, "smoothing": _SMOOTHING}, recipe, facts)
+        config = {"taught": "localised", **config, "smoothing": _SMOOTHING, "texture": _TEXTURE}
+        return TrainingPlan(config, recipe, facts)
 
     def objective(self, options: TrainOptions, *, warmup_epochs: int) -> LocalisedObjective:
         """Telling virtual anomalies from what is normal."""
@@ -106,25 +113,25 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
 
         `mask` (B, H, W): the pixels that count for the statistics of the normalisation in training.
         """
-        return self._logits(F.pad(x, (-self._margin,) * 4), mask)[:, 0]
+        return self._logits(x, 0, mask)[:, 0]
 
     def smoothed_logits(self, x: Tensor) -> Tensor:
         """As `logits`, smoothed."""
-        spare = self._margin - self.smoothing.reach
-        return self.smoothing(F.pad(self._logits(x, None), (-spare,) * 4))[:, 0]
+        return self.smoothing(self._logits(x, self.smoothing.margin))[:, 0]
 
-    def _logits(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        found: Tensor = self.anomaly_head(self.encoder(self.normalise(x), mask).descriptors)
+    def _logits(self, x: Tensor, margin: int, mask: Tensor | None = None) -> Tensor:
+        """(B, 1, H + 2 margin, W + 2 margin)."""
+        spare = self.halo - self.encoder.halo - margin
+        found: Tensor = self.anomaly_head(self.encoder.describe(self.normalise(F.pad(x, (-spare,) * 4)), mask))
         return found
 
     def descriptors(self, x: Tensor) -> Tensor:
-        """The bands of each pixel on the network's range: raw, with halo -> (B, bands, H, W)."""
-        rows, cols = (slice(self.halo, n - self.halo) for n in x.shape[-2:])
-        return self.normalise(x[..., rows, cols])
+        """Bands of each pixel on the network's range, and its texture: raw, with halo -> (B, length, H, W)."""
+        return self.texture(self.normalise(F.pad(x, (self.texture.margin - self.halo,) * 4)))
 
     def whitened(self, x: Tensor) -> Tensor:
-        """Raw, with halo -> (B, bands, H, W) whose norm is the Mahalanobis distance of the bands."""
-        weight = self.whitening.view(self.bands, self.bands, 1, 1)
+        """Raw, with halo -> (B, length, H, W) whose norm is the Mahalanobis distance of bands and texture."""
+        weight = self.whitening.view(self.length, self.length, 1, 1)
         return F.conv2d(self.descriptors(x) - self.mean.view(1, -1, 1, 1), weight)
 
     def distances(self, x: Tensor) -> Tensor:
@@ -149,14 +156,14 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         return FoldedSigns(
             (self.encoder, self.anomaly_head),
             self.evidence,
-            self.smoothing,
+            (self.texture, self.smoothing),
             scaling=(self.low, self.high),
             gaussian=(self.mean, self.whitening),
             halo=self.halo,
         )
 
     def set_gaussian(self, gaussian: Gaussian) -> None:
-        """Measure the distance of the bands from this Gaussian from now on."""
+        """Measure the distance of bands and texture from this Gaussian from now on."""
         self.mean.copy_(torch.from_numpy(gaussian.mean).float())
         self.whitening.copy_(torch.from_numpy(gaussian.whitening).float())
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from asd_cli.data.localised import LocalAmplitudes
 from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import InputError
-from asd_cli.methods.asd.encoder import EncoderOutput, PyramidEncoder, check_variances
+from asd_cli.methods.asd.encoder import EncoderOutput, ReconstructingEncoder, check_variances
 from asd_cli.methods.asd.folded import FoldedEncoder
 from asd_cli.methods.asd.half import HalfScorer
 from asd_cli.methods.asd.localised import LocalisedAsd
@@ -41,7 +41,7 @@ class AsdMethod(ScaledDetector, DescriptorDetector):
         super().__init__(bands)
         self.length = length
         self._config = {"length": length, "scales": list(scales), "patch_size": patch_size}
-        self.encoder = PyramidEncoder(bands, length=length, scales=scales, patch_size=patch_size)
+        self.encoder = ReconstructingEncoder(bands, length=length, scales=scales, patch_size=patch_size)
         self.halo, self.align = self.encoder.halo, self.encoder.align
         for name, value in {
             "center": torch.zeros(length),
@@ -101,7 +101,7 @@ class AsdMethod(ScaledDetector, DescriptorDetector):
         return dict(self._config)
 
     def encode(self, x: Tensor, mask: Tensor | None = None) -> EncoderOutput:
-        """Raw pixels with halo -> descriptors and reconstruction; see `PyramidEncoder`."""
+        """Raw pixels with halo -> descriptors and reconstruction; see `ReconstructingEncoder`."""
         out: EncoderOutput = self.encoder(self.normalise(x), mask)
         return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,7 @@ from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, OnnxEngine, torch_engine
 from asd_cli.nn.fused import available
 from asd_cli.nn.smoothing import GaussianSmoothing
+from asd_cli.nn.texture import Texture
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -25,23 +27,23 @@ if TYPE_CHECKING:
 
 
 class FoldedSigns(nn.Module):
-    """Raw pixels to the distance of their bands and the smoothed logit of the head, or to the evidence of both.
+    """Raw pixels to the distance of their looks and the smoothed logit of the head, or to the evidence of both.
 
     Args:
         network: encoder and head, trained; they are copied. The head is linear in the descriptors, so that both fold
             into one row.
         evidence: fitted; it is copied.
-        smoothing: of the logit.
+        around: texture beside the bands, and smoothing of the logit.
         scaling: low and high (bands,), the raw values that are -1 and 1 for the encoder.
-        gaussian: mean (bands,) and whitening (bands, bands) of the bands on the encoder's range.
-        halo: pixels of context, at least those that encoder and smoothing consume.
+        gaussian: mean (length,) and whitening (length, length) of bands, on the encoder's range, and texture.
+        halo: pixels of context, at least those that each of both signs consumes.
     """
 
     def __init__(
         self,
         network: tuple[PyramidEncoder, nn.Conv2d],
         evidence: Evidence,
-        smoothing: GaussianSmoothing,
+        around: tuple[Texture, GaussianSmoothing],
         *,
         scaling: tuple[Tensor, Tensor],
         gaussian: tuple[Tensor, Tensor],
@@ -53,8 +55,10 @@ class FoldedSigns(nn.Module):
         self.encoder = FoldedEncoder(encoder, *scaling, weight.new_zeros(weight.shape[1]), weight)
         if head.bias is not None:
             self.encoder.offset += head.bias.detach().view(1, -1, 1, 1)
-        self.evidence, self.smoothing, self.halo = copy.deepcopy(evidence), smoothing, halo
-        self._spare = halo - self.encoder.halo - smoothing.reach
+        self.evidence, self.halo = copy.deepcopy(evidence), halo
+        self.texture, self.smoothing = around
+        # what each sign does not need of the halo
+        self._beside = halo - self.texture.margin, halo - self.encoder.halo - self.smoothing.margin
         mean, whitening = gaussian
         self.whiten = nn.Conv2d(len(mean), len(mean), 1)
         self.whiten.weight.data.copy_(whitening[:, :, None, None])
@@ -63,17 +67,13 @@ class FoldedSigns(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, 2, H, W)."""
-        return torch.cat([self.colour(x), self._smoothed(self.encoder(x))], dim=1)
+        return self._signs(x, self.encoder)
 
-    def colour(self, x: Tensor) -> Tensor:
-        """(B, 1, H, W): distances of the bands."""
-        bands = self.encoder.normalise(F.pad(x, (-self.halo,) * 4))
-        found: Tensor = torch.linalg.vector_norm(self.whiten(bands), dim=1, keepdim=True)
-        return found
-
-    def _smoothed(self, logits: Tensor) -> Tensor:
-        """(B, 1, H, W), without what the alignment of the halo makes too much."""
-        return self.smoothing(F.pad(logits, (-self._spare,) * 4))
+    def _signs(self, x: Tensor, encoder: Callable[[Tensor], Tensor]) -> Tensor:
+        looks, head = (F.pad(x, (-beside,) * 4) for beside in self._beside)
+        white = self.whiten(self.texture(self.encoder.normalise(looks)))
+        distance = torch.linalg.vector_norm(white, dim=1, keepdim=True)
+        return torch.cat([distance, self.smoothing(encoder(head))], dim=1)
 
     def engine(self, device: torch.device, side: int, *, weighed: bool) -> Engine:
         """What maps blocks to evidence, or to both signs: ONNX Runtime on the CPU, half precision on CUDA devices (for
@@ -86,9 +86,7 @@ class FoldedSigns(nn.Module):
         if device.type != "cuda":
             return torch_engine(lambda x: signs.evidence(signs(x)), device, side)
         logits = HalfScorer(signs.encoder, fused=available(device, kernel=signs.encoder.kernel), norm=False)
-        return torch_engine(
-            lambda x: signs.evidence(torch.cat([signs.colour(x), signs._smoothed(logits(x))], dim=1)), device, side
-        )
+        return torch_engine(lambda x: signs.evidence(signs._signs(x, logits)), device, side)
 
     def _session(self, side: int, *, weighed: bool) -> onnxruntime.InferenceSession:
         """For one block (1, bands, side + 2 halo, side + 2 halo) -> (1, 1 or 2, side, side)."""
@@ -101,9 +99,8 @@ class FoldedSigns(nn.Module):
     def add_to(self, graph: OnnxGraph, x: str, *, weighed: bool) -> str:
         """Evidence or both signs as nodes: raw pixels (B, bands, H + 2 halo, W + 2 halo) -> (B, 1 or 2, H, W)."""
         x = self.encoder.add_normalised(graph, x)
-        bands = graph.conv(graph.trim(x, self.halo, self.halo), self.whiten)
-        colour = graph.add("ReduceL2", bands, graph.constant([1], "int64"), keepdims=1)
-        logits = self.encoder.add_to(graph, x)
-        logits = graph.trim(logits, self._spare, self._spare) if self._spare else logits
-        signs = [colour, self.smoothing.add_to(graph, logits)]
+        looks, head = (graph.trim(x, beside, beside) if beside else x for beside in self._beside)
+        white = graph.conv(self.texture.add_to(graph, looks), self.whiten)
+        distance = graph.add("ReduceL2", white, graph.constant([1], "int64"), keepdims=1)
+        signs = [distance, self.smoothing.add_to(graph, self.encoder.add_to(graph, head))]
         return self.evidence.add_to(graph, signs) if weighed else graph.add("Concat", *signs, axis=1)

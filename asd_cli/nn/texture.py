@@ -1,0 +1,79 @@
+"""How rough an image is around each pixel, at four scales; for torch and as nodes of ONNX."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from asd_cli.nn.onnx_graph import OnnxGraph
+
+_FACTORS = (1, 2, 4, 8)
+_COARSEST = _FACTORS[-1]
+_HALF = 0.05
+"""Squared gradient of an image on [-1, 1] that counts half; the largest is 4/9 along one axis."""
+
+
+class Texture:
+    """Sets beside the bands of a pixel how rough their mean is within `side` x `side` px: one number a scale.
+
+    At 1, 1/2, 1/4 and 1/8 of the size, the squared gradient g (Prewitt's filters, 3 x 3) becomes g / (g + 0.05), so
+    that one edge counts no more than a few; then the mean over the square. With a side of 0 the bands are all.
+
+    `channels` numbers are added, `margin` px are consumed on each side; shifts by multiples of `align` px change
+    nothing.
+    """
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+        self.channels, self.align = (len(_FACTORS), _COARSEST) if side else (0, 1)
+        # half the square, the cell of the coarsest scale that is cut there, and its neighbour
+        reach = side // 2 + 2 * _COARSEST - 1
+        self.margin = -(-reach // _COARSEST) * _COARSEST if side else 0
+        prewitt = np.array([[-1, 0, 1]] * 3, np.float32) / np.float32(3)
+        self._filters: NDArray[np.float32] = np.stack([prewitt, prewitt.T])[:, None]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, bands, H + 2 margin, W + 2 margin) on about [-1, 1] -> (B, bands + channels, H, W)."""
+        if not self.side:
+            return x
+        size = [n - 2 * self.margin + 2 * (self.side // 2) for n in x.shape[-2:]]
+        mean, filters = x.mean(dim=1, keepdim=True), torch.from_numpy(self._filters).to(x)
+        rough = []
+        for factor in _FACTORS:
+            squared = F.conv2d(F.avg_pool2d(mean, factor), filters).square().sum(dim=1, keepdim=True)
+            fine = F.interpolate(squared / (squared + _HALF), scale_factor=factor, mode="nearest")
+            first = self._first(factor)
+            rough.append(fine[..., first : first + size[0], first : first + size[1]])
+        means = F.avg_pool2d(F.avg_pool2d(torch.cat(rough, dim=1), (1, self.side), 1), (self.side, 1), 1)
+        return torch.cat([F.pad(x, (-self.margin,) * 4), means], dim=1)
+
+    def add_to(self, graph: OnnxGraph, x: str) -> str:
+        """The same as nodes."""
+        if not self.side:
+            return x
+        size = graph.inner_size(x, self.margin - self.side // 2)
+        mean = graph.add("ReduceMean", x, graph.constant([1], np.int64), keepdims=1)
+        filters, half, axis = graph.constant(self._filters), graph.constant(_HALF), graph.constant([1], np.int64)
+        rough = []
+        for factor in _FACTORS:
+            cells = mean
+            if factor > 1:
+                cells = graph.add("AveragePool", mean, kernel_shape=[factor] * 2, strides=[factor] * 2)
+            squared = graph.add("ReduceSumSquare", graph.add("Conv", cells, filters), axis, keepdims=1)
+            share = graph.add("Div", squared, graph.add("Add", squared, half))
+            fine = graph.enlarge(share, factor) if factor > 1 else share
+            rough.append(graph.crop(graph.trim(fine, self._first(factor)), size))
+        means = graph.add("Concat", *rough, axis=1)
+        for shape in ([1, self.side], [self.side, 1]):
+            means = graph.add("AveragePool", means, kernel_shape=shape)
+        return graph.add("Concat", graph.trim(x, self.margin, self.margin), means, axis=1)
+
+    def _first(self, factor: int) -> int:
+        """Where the first square begins in what the gradient has left of a scale, in pixels: it takes a cell away."""
+        return self.margin - self.side // 2 - factor
