@@ -16,7 +16,7 @@ from asd_cli.data.scaling import Scaling
 from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import InputError, ModelFileError
 from asd_cli.methods.recipe import TrainingPlan
-from asd_cli.nn.devices import placed
+from asd_cli.nn.devices import identity, placed
 from asd_cli.nn.engines import Engine, block_side, torch_engine
 from asd_cli.options import TrainOptions
 
@@ -166,9 +166,30 @@ class DescribingDetector(Detector):
 class DescriptorDetector(DescribingDetector):
     """A method whose distance is that of a descriptor from a Gaussian, so that `fit-gaussian` can refit it."""
 
-    @abstractmethod
+    mean: Tensor
+    whitening: Tensor
+
+    def hold_gaussian(self, length: int, dtype: torch.dtype = torch.float32) -> None:
+        """Have a standard Gaussian of descriptors, which travels in the model file."""
+        self.length = length
+        self.register_buffer("mean", torch.zeros(length, dtype=dtype))
+        self.register_buffer("whitening", identity(length, dtype))
+
     def set_gaussian(self, gaussian: Gaussian) -> None:
         """Measure distances from this Gaussian from now on."""
+        self.mean.copy_(torch.from_numpy(gaussian.mean))
+        self.whitening.copy_(torch.from_numpy(gaussian.whitening))
+
+    def whitened(self, x: Tensor) -> Tensor:
+        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, length, H, W), whose norm is the Mahalanobis distance
+        of the descriptor."""
+        apart = self.descriptors(x) - self.mean.view(1, -1, 1, 1)
+        return nn.functional.conv2d(apart, self.whitening[:, :, None, None])
+
+    def distances(self, x: Tensor) -> Tensor:
+        """See `Detector`; the Mahalanobis distance."""
+        distance: Tensor = torch.linalg.vector_norm(self.whitened(x), dim=1)
+        return distance
 
 
 class EvidenceDetector(DescriptorDetector):

@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import InputError, ModelFileError
 from asd_cli.methods.backbone.detector import BackboneDetector
 from asd_cli.methods.backbone.features import (
@@ -32,7 +30,6 @@ from asd_cli.methods.base import DescriptorDetector
 from asd_cli.methods.fitted import fitted_recipe
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.settings import read_settings
-from asd_cli.nn.devices import identity
 from asd_cli.options import TrainOptions
 
 _MOST_CHANNELS = 1024
@@ -55,16 +52,9 @@ class Padim(BackboneDetector, DescriptorDetector):
         if length > total:
             raise ValueError(f"channels={length} is more than the {total} of {backbone}")
         super().__init__(bands, features, backbone)
-        self.length = length
-        for name, value in {
-            "chosen": random_channels(features.channels, length),
-            "mean": torch.zeros(length),
-            "whitening": identity(length),
-        }.items():
-            self.register_buffer(name, value)
+        self.hold_gaussian(length)
+        self.register_buffer("chosen", random_channels(features.channels, length))
         self.chosen: Tensor
-        self.mean: Tensor
-        self.whitening: Tensor
 
     @classmethod
     def create(cls, bands: int, **config: Any) -> Self:
@@ -99,21 +89,10 @@ class Padim(BackboneDetector, DescriptorDetector):
         """JSON-ready arguments of `create`; the weights are among the arrays."""
         return _config(PadimSettings(self.backbone, "", self.halo, self.length))
 
-    def set_gaussian(self, gaussian: Gaussian) -> None:
-        """Measure distances from this Gaussian from now on."""
-        self.mean.copy_(torch.from_numpy(gaussian.mean).float())
-        self.whitening.copy_(torch.from_numpy(gaussian.whitening).float())
-
     def descriptors(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, length, H, W)."""
         shape = x.shape[-2] - 2 * self.halo, x.shape[-1] - 2 * self.halo
         return described(self.features(x), self.chosen, self.halo, shape)
-
-    def distances(self, x: Tensor) -> Tensor:
-        """Mahalanobis distance of each pixel's descriptor (Eq. 2 of the paper)."""
-        weight = self.whitening.view(self.length, self.length, 1, 1)
-        distance: Tensor = nn.functional.conv2d(self.descriptors(x) - self.mean.view(1, -1, 1, 1), weight).norm(dim=1)
-        return distance
 
     def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         super()._check_arrays(arrays)

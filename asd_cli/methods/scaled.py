@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from asd_cli.data.scaling import Scaling
 from asd_cli.errors import InputError, ModelFileError
@@ -25,9 +25,9 @@ _ASD_OPTIONS = ("length", "scales", "patch_size", "without", "loss_form")
 S = TypeVar("S")
 
 
-def normalised(x: Tensor, low: Tensor, slope: Tensor) -> Tensor:
+def normalised(x: Tensor, low: Tensor, slope: Tensor, limit: float = RANGE) -> Tensor:
     """Raw pixels to the network's range: low -> -1, low + 2 / slope -> 1, clamped far outside."""
-    return ((x - low) * slope - 1.0).clamp(-RANGE, RANGE)
+    return ((x - low) * slope - 1.0).clamp(-limit, limit)
 
 
 def add_normalised(graph: OnnxGraph, x: str, low: Tensor, slope: Tensor) -> str:
@@ -39,12 +39,11 @@ def add_normalised(graph: OnnxGraph, x: str, low: Tensor, slope: Tensor) -> str:
     return graph.add("Clip", x, graph.constant(-RANGE), graph.constant(RANGE))
 
 
-class ScaledDetector(Detector):
-    """A method whose network sees each band's range of normal pixels as -1 to 1; the range travels in the model."""
+class BandRanges(nn.Module):
+    """Holds each band's range of normal pixels, which travels in the model file."""
 
     def __init__(self, bands: int) -> None:
         super().__init__()
-        self.bands = bands
         self.register_buffer("low", torch.zeros(bands))
         self.register_buffer("high", torch.ones(bands))
         self.low: Tensor
@@ -55,14 +54,34 @@ class ScaledDetector(Detector):
         self.low.copy_(torch.from_numpy(scaling.low))
         self.high.copy_(torch.from_numpy(scaling.high))
 
+
+def check_ranges(arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> None:
+    """Refuse arrays of `BandRanges` that cannot be.
+
+    Raises:
+        ModelFileError: the range of a band is empty.
+    """
+    if not (arrays[f"{prefix}high"] > arrays[f"{prefix}low"]).all():
+        raise ModelFileError("the scaling of the bands is damaged: a range is empty")
+
+
+class ScaledDetector(BandRanges, Detector):
+    """A method that sees each band's range of normal pixels as -1 to 1, and farther values up to `farthest`."""
+
+    farthest: ClassVar[float] = RANGE
+
+    def __init__(self, bands: int) -> None:
+        super().__init__(bands)
+        self.bands = bands
+
     def normalise(self, x: Tensor) -> Tensor:
         """Raw pixels to the network's range: low -> -1, high -> 1, clamped far outside."""
-        return normalised(x, self.low.view(1, -1, 1, 1), (2.0 / (self.high - self.low)).view(1, -1, 1, 1))
+        slope = 2.0 / (self.high - self.low)
+        return normalised(x, self.low.view(1, -1, 1, 1), slope.view(1, -1, 1, 1), self.farthest)
 
     def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         super()._check_arrays(arrays)
-        if not (arrays["high"] > arrays["low"]).all():
-            raise ModelFileError("the scaling of the bands is damaged: a range is empty")
+        check_ranges(arrays)
 
 
 def settings_of(kind: type[S], options: TrainOptions, *, method: str, uses: Iterable[str] = ()) -> S:

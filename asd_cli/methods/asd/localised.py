@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import InputError
 from asd_cli.methods.asd.encoder import PyramidEncoder, check_variances
 from asd_cli.methods.asd.evidence import Evidence, check_evidence
@@ -25,7 +24,6 @@ from asd_cli.methods.asd.signs import FoldedSigns
 from asd_cli.methods.base import EvidenceDetector, TrainingBatch
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.scaled import ScaledDetector, pyramid_config
-from asd_cli.nn.devices import identity
 from asd_cli.nn.engines import Engine
 from asd_cli.nn.masked import masked_mean
 from asd_cli.nn.pyramid import checked_pyramid
@@ -64,11 +62,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         self.smoothing = GaussianSmoothing(smoothing, align=self.encoder.align)
         reach = max(self.encoder.halo + self.smoothing.margin, self.texture.margin)
         self.halo = -(-reach // self.align) * self.align
-        self.length = bands + self.texture.channels
-        self.register_buffer("mean", torch.zeros(self.length))
-        self.register_buffer("whitening", identity(self.length))
-        self.mean: Tensor
-        self.whitening: Tensor
+        self.hold_gaussian(bands + self.texture.channels)
 
     @classmethod
     def create(cls, bands: int, *, smoothing: float = 0.0, texture: int = 0, **config: Any) -> Self:
@@ -129,11 +123,6 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         """Bands of each pixel on the network's range, and its texture: raw, with halo -> (B, length, H, W)."""
         return self.texture(self.normalise(F.pad(x, (self.texture.margin - self.halo,) * 4)))
 
-    def whitened(self, x: Tensor) -> Tensor:
-        """Raw, with halo -> (B, length, H, W) whose norm is the Mahalanobis distance of bands and texture."""
-        weight = self.whitening.view(self.length, self.length, 1, 1)
-        return F.conv2d(self.descriptors(x) - self.mean.view(1, -1, 1, 1), weight)
-
     def distances(self, x: Tensor) -> Tensor:
         """Weighted sum of the -log p of both signs; see `Detector` and `Evidence`."""
         distance: Tensor = self.evidence(torch.stack([self.whitened(x).norm(dim=1), self.smoothed_logits(x)], dim=1))
@@ -161,11 +150,6 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
             gaussian=(self.mean, self.whitening),
             halo=self.halo,
         )
-
-    def set_gaussian(self, gaussian: Gaussian) -> None:
-        """Measure the distance of bands and texture from this Gaussian from now on."""
-        self.mean.copy_(torch.from_numpy(gaussian.mean).float())
-        self.whitening.copy_(torch.from_numpy(gaussian.whitening).float())
 
     def set_evidence(self, rows: NDArray[np.float32]) -> None:
         """Weigh signs from now on by those of held-out normal pixels (n, 2)."""

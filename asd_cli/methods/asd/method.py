@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from asd_cli.data.localised import LocalAmplitudes
-from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import InputError
 from asd_cli.methods.asd.encoder import EncoderOutput, ReconstructingEncoder, check_variances
 from asd_cli.methods.asd.folded import FoldedEncoder
@@ -22,7 +21,7 @@ from asd_cli.methods.base import DescriptorDetector, Detector
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.scaled import ScaledDetector, pyramid_config
 from asd_cli.methods.settings import NoSettings, read_settings
-from asd_cli.nn.devices import identity, placed
+from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, OnnxEngine, torch_engine
 from asd_cli.nn.fused import available
 from asd_cli.nn.pyramid import checked_pyramid
@@ -33,27 +32,20 @@ if TYPE_CHECKING:
 
 
 class AsdMethod(ScaledDetector, DescriptorDetector):
-    """Pyramid-patch encoder, compact centre and radius, normal Gaussian (AAAI 2023)."""
+    """Pyramid-patch encoder, compact centre and radius; distance from the normal Gaussian (AAAI 2023, Eq. 7)."""
 
     name: ClassVar[str] = "asd"
 
     def __init__(self, bands: int, *, length: int, scales: tuple[float, ...], patch_size: int) -> None:
         super().__init__(bands)
-        self.length = length
         self._config = {"length": length, "scales": list(scales), "patch_size": patch_size}
         self.encoder = ReconstructingEncoder(bands, length=length, scales=scales, patch_size=patch_size)
         self.halo, self.align = self.encoder.halo, self.encoder.align
-        for name, value in {
-            "center": torch.zeros(length),
-            "radius": torch.tensor(3.0),
-            "mean": torch.zeros(length),
-            "whitening": identity(length),
-        }.items():
-            self.register_buffer(name, value)
+        self.hold_gaussian(length)
+        self.register_buffer("center", torch.zeros(length))
+        self.register_buffer("radius", torch.tensor(3.0))
         self.center: Tensor
         self.radius: Tensor
-        self.mean: Tensor
-        self.whitening: Tensor
 
     @classmethod
     def create(cls, bands: int, **config: Any) -> Detector:
@@ -109,12 +101,6 @@ class AsdMethod(ScaledDetector, DescriptorDetector):
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, length, H, W)."""
         return self.encoder.describe(self.normalise(x))
 
-    def distances(self, x: Tensor) -> Tensor:
-        """Mahalanobis distance of each pixel's descriptor from the normal Gaussian (AAAI 2023, Eq. 7)."""
-        weight = self.whitening.view(self.length, self.length, 1, 1)
-        distance: Tensor = nn.functional.conv2d(self.descriptors(x) - self.mean.view(1, -1, 1, 1), weight).norm(dim=1)
-        return distance
-
     def distance_engine(self, device: torch.device, side: int) -> Engine:
         """The folded encoder: ONNX Runtime on the CPU, half precision on CUDA devices, plain torch elsewhere."""
         folded = self.folded()
@@ -141,11 +127,6 @@ class AsdMethod(ScaledDetector, DescriptorDetector):
     def folded(self) -> FoldedEncoder:
         """Encoder and Gaussian in one."""
         return FoldedEncoder(self.encoder, self.low, self.high, self.mean, self.whitening)
-
-    def set_gaussian(self, gaussian: Gaussian) -> None:
-        """Measure distances from this Gaussian from now on."""
-        self.mean.copy_(torch.from_numpy(gaussian.mean).float())
-        self.whitening.copy_(torch.from_numpy(gaussian.whitening).float())
 
     def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         super()._check_arrays(arrays)

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from asd_cli.data.scaling import Scaling
 from asd_cli.errors import ModelFileError
 from asd_cli.methods.backbone.loading import STRIDES, build, channels
+from asd_cli.methods.scaled import BandRanges, check_ranges
 
 BLOCK = 256
 """Side in pixels of the blocks that scenes and tiles are computed in on every device."""
@@ -48,7 +48,7 @@ def checked_halo(halo: int) -> int:
     return int(halo)
 
 
-class FrozenFeatures(nn.Module):
+class FrozenFeatures(BandRanges):
     """Raw pixels to the features of a network at strides 4, 8 and 16.
 
     Convolutions of the network pad with zeros, so that features near the edges of a block differ from those of a
@@ -57,14 +57,10 @@ class FrozenFeatures(nn.Module):
     """
 
     def __init__(self, bands: int, *, backbone: str, halo: int, weights: str) -> None:
-        super().__init__()
+        super().__init__(bands)
         self.halo = checked_halo(halo)
         self.network = build(backbone, bands, weights)
         self.channels = channels(self.network)
-        self.register_buffer("low", torch.zeros(bands))
-        self.register_buffer("high", torch.ones(bands))
-        self.low: Tensor
-        self.high: Tensor
 
     def train(self, mode: bool = True) -> FrozenFeatures:
         """Stays in evaluation mode: its statistics are frozen, too."""
@@ -77,11 +73,6 @@ class FrozenFeatures(nn.Module):
         found: list[Tensor] = self.network((unit - _MEAN) / _SPREAD)
         return found
 
-    def set_scaling(self, scaling: Scaling) -> None:
-        """Take over the range of each band in normal pixels."""
-        self.low.copy_(torch.from_numpy(scaling.low))
-        self.high.copy_(torch.from_numpy(scaling.high))
-
     @staticmethod
     def check(arrays: Mapping[str, NDArray[Any]], prefix: str) -> None:
         """Values of its tensors in a model file.
@@ -89,8 +80,7 @@ class FrozenFeatures(nn.Module):
         Raises:
             ModelFileError: the range of a band is empty, or a variance negative.
         """
-        if not (arrays[f"{prefix}.high"] > arrays[f"{prefix}.low"]).all():
-            raise ModelFileError("the scaling of the bands is damaged: a range is empty")
+        check_ranges(arrays, f"{prefix}.")
         for name, values in arrays.items():
             if name.endswith("running_var") and not (values >= 0).all():
                 raise ModelFileError(f"tensor {name} is damaged: a variance is negative")

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from asd_cli.data.scaling import Scaling
 from asd_cli.density.gaussian import Gaussian
-from asd_cli.errors import InputError, ModelFileError
+from asd_cli.errors import InputError
 from asd_cli.methods.base import DescriptorDetector
 from asd_cli.methods.fitted import fitted_recipe
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.rx.local import Ring
+from asd_cli.methods.scaled import ScaledDetector
 from asd_cli.methods.settings import read_settings
-from asd_cli.nn.devices import identity, placed
+from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, SingleEngine, torch_engine
 from asd_cli.options import TrainOptions
 
@@ -30,7 +28,6 @@ MODES = ("global", "local", "subspace")
 _LARGEST_WINDOW = 101
 _LEAST_SHARE = 1e-3
 _FLOAT, _DOUBLE = 1, 11  # types of ONNX
-_FARTHEST = 1e6  # ranges of normal pixels; farther values count as that, so that squares stay finite
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class RxSettings:
     share: float = 0.05
 
 
-class RxMethod(DescriptorDetector):
+class RxMethod(ScaledDetector, DescriptorDetector):
     """Mahalanobis distance of band vectors from all normal pixels, from their surroundings, or in a subspace.
 
     The descriptor is the pixel itself, each band scaled linearly so that its normal range is -1 to 1. Pixels are
@@ -59,24 +56,15 @@ class RxMethod(DescriptorDetector):
     """
 
     name: ClassVar[str] = "rx"
+    farthest: ClassVar[float] = 1e6
+    """Ranges of normal pixels; farther values count as that, so that squares stay finite."""
     align = 1
 
     def __init__(self, bands: int, *, mode: str, drop: int, ring: Ring) -> None:
-        super().__init__()
-        self.bands = self.length = bands
+        super().__init__(bands)
+        self.hold_gaussian(bands, torch.float64)
         self._mode, self._drop, self._ring = mode, drop, ring
         self.halo = ring.halo if mode == "local" else 0
-        for name, value in {
-            "low": torch.zeros(bands),
-            "high": torch.ones(bands),
-            "mean": torch.zeros(bands, dtype=torch.float64),
-            "whitening": identity(bands, torch.float64),
-        }.items():
-            self.register_buffer(name, value)
-        self.low: Tensor
-        self.high: Tensor
-        self.mean: Tensor
-        self.whitening: Tensor
 
     @classmethod
     def create(cls, bands: int, **config: Any) -> Self:
@@ -113,31 +101,22 @@ class RxMethod(DescriptorDetector):
         ring = self._ring
         return _config(RxSettings(self._mode, self._drop, ring.inner, ring.outer, ring.share))
 
-    def set_scaling(self, scaling: Scaling) -> None:
-        """Take over the range of each band in normal pixels."""
-        self.low.copy_(torch.from_numpy(scaling.low))
-        self.high.copy_(torch.from_numpy(scaling.high))
-
     def set_gaussian(self, gaussian: Gaussian) -> None:
         """Measure distances from this Gaussian from now on; in a subspace, along its thinner axes alone."""
-        whitening = gaussian.whitening
+        super().set_gaussian(gaussian)
         if self._mode == "subspace":
             variances, axes = np.linalg.eigh(gaussian.covariance)
             kept = len(variances) - self._drop
-            whitening = np.zeros_like(gaussian.covariance)
-            whitening[:kept] = (axes[:, :kept] / np.sqrt(variances[:kept])).T
-        self.mean.copy_(torch.from_numpy(gaussian.mean))
-        self.whitening.copy_(torch.from_numpy(whitening))
+            self.whitening.zero_()
+            self.whitening[:kept] = torch.from_numpy((axes[:, :kept] / np.sqrt(variances[:kept])).T)
 
     def descriptors(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, bands, H, W)."""
         height, width = x.shape[-2] - self.halo, x.shape[-1] - self.halo
-        inner = x[..., self.halo : height, self.halo : width]
-        low, slope = self.low.view(1, -1, 1, 1), (2.0 / (self.high - self.low)).view(1, -1, 1, 1)
-        return ((inner - low) * slope - 1.0).clamp(-_FARTHEST, _FARTHEST)
+        return self.normalise(x[..., self.halo : height, self.halo : width])
 
     def whitened(self, x: Tensor) -> Tensor:
-        """(B, bands, h, w) raw -> (B, bands, h, w) float64 whose squares sum to the squared global distance.
+        """(B, bands, h, w) raw, any halo kept -> (B, bands, h, w) float64 whose norm is the global distance.
 
         Scaling and whitening are folded into one matrix, applied to the difference from the raw mean.
         """
@@ -149,7 +128,7 @@ class RxMethod(DescriptorDetector):
         """What is subtracted from raw pixels (bands,), how far they may be off (bands,), and the matrix."""
         slope = 2.0 / (self.high.double() - self.low.double())
         centre = (self.mean + 1.0) / slope + self.low.double()
-        return centre, _FARTHEST / slope, (self.whitening * slope).T
+        return centre, self.farthest / slope, (self.whitening * slope).T
 
     def add_distances(self, graph: OnnxGraph, x: str) -> str:
         """See `Detector`; in float64, too."""
@@ -183,11 +162,6 @@ class RxMethod(DescriptorDetector):
         if device.type == "cuda":
             return torch_engine(getattr(placed(self.eval(), device), function), device, side)
         return SingleEngine(getattr(self.eval().cpu(), function), side)
-
-    def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        super()._check_arrays(arrays)
-        if not (arrays["high"] > arrays["low"]).all():
-            raise ModelFileError("the scaling of the bands is damaged: a range is empty")
 
 
 def _config(settings: RxSettings) -> dict[str, Any]:
