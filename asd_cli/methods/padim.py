@@ -43,7 +43,8 @@ class PadimSettings(BackboneSettings):
 
 
 class Padim(BackboneDetector, DescriptorDetector):
-    """The descriptor of a pixel is a random choice of the channels of three stages, interpolated to the pixel."""
+    """The descriptor of a pixel is a random choice of the channels of three stages, interpolated to the pixel; the
+    distance is that of Eq. 2 of the paper."""
 
     name: ClassVar[str] = "padim"
 
