@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,10 @@ from asd_cli.cli.report import report
 from asd_cli.cli.shared import FILE
 from asd_cli.cli.train import train
 from asd_cli.cli.verbosity import messages, verbosity_options
-from asd_cli.errors import AsdError
+from asd_cli.errors import AsdError, printable
+
+_LESS_MEMORY = "out of memory: a smaller --max-memory or --crop, fewer --workers or --device cpu take less"
+_LONGEST = 200
 
 
 class AsdGroup(click.Group):
@@ -66,6 +70,19 @@ class AsdGroup(click.Group):
             except (KeyboardInterrupt, click.Abort):
                 click.echo("Interrupted.", err=True)
                 ctx.exit(130)
+            except (MemoryError, RuntimeError) as error:
+                if debug or not _out_of_memory(error):
+                    raise
+                reason = printable(" ".join(str(error).split()))[:_LONGEST] or type(error).__name__
+                click.echo(f"Error: {_LESS_MEMORY} ({reason})", err=True)
+                ctx.exit(1)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether NumPy, Python or torch could get no more memory, the GPU's included."""
+    # torch is not imported for this: it takes seconds, and what has not been imported has raised nothing
+    gpu = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
+    return isinstance(error, (MemoryError, gpu)) or "can't allocate memory" in str(error)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from asd_cli import __version__
@@ -129,6 +130,25 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, ZeroDivisionError("ours"))
     assert isinstance(invoke("info", "a").exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+    ],
+)
+def test_out_of_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    failing(monkeypatch, error)
+    done = invoke("info", "a")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: out of memory: a smaller --max-memory or --crop, fewer")
+    assert done.stderr.count("\n") == 1
+    assert invoke("--debug", "info", "a").exception is error
+    failing(monkeypatch, RuntimeError("ours"))
+    assert isinstance(invoke("info", "a").exception, RuntimeError)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
