@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from asd_cli.errors import InputError
@@ -67,6 +69,22 @@ def placed(module: M, device: torch.device) -> M:
     """The module, moved to a device in channels-last layout."""
     moved: M = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
+
+
+class Constant:
+    """An array for torch functions, copied to each device once: a captured CUDA graph must not copy from the host."""
+
+    def __init__(self, values: NDArray[np.float32]) -> None:
+        self.values = values
+        self._placed: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def like(self, x: Tensor) -> Tensor:
+        """The array on the device and in the type of `x`."""
+        key = x.device, x.dtype
+        if key not in self._placed:
+            with torch.inference_mode(mode=False):  # it may be first needed there, and then in training
+                self._placed[key] = torch.from_numpy(self.values).to(*key)
+        return self._placed[key]
 
 
 def identity(size: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
+
+from asd_cli.nn.devices import Constant
 
 if TYPE_CHECKING:
     from asd_cli.nn.onnx_graph import OnnxGraph
@@ -30,13 +30,13 @@ class GaussianSmoothing:
         places = np.arange(-reach, reach + 1)
         with np.errstate(over="ignore"):  # of a sigma near 0
             weights = np.exp(-0.5 * (places / sigma) ** 2) if sigma else np.ones(1)
-        self._weights: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
+        self._weights = Constant((weights / weights.sum()).astype(np.float32))
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, 1, H + 2 margin, W + 2 margin) -> (B, 1, H, W)."""
         if not self.margin:
             return x
-        x, weights = F.pad(x, (-self._spare,) * 4), torch.from_numpy(self._weights).to(x)
+        x, weights = F.pad(x, (-self._spare,) * 4), self._weights.like(x)
         return F.conv2d(F.conv2d(x, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
 
     def add_to(self, graph: OnnxGraph, x: str) -> str:
@@ -44,5 +44,5 @@ class GaussianSmoothing:
         if not self.margin:
             return x
         x = graph.trim(x, self._spare, self._spare) if self._spare else x
-        down = graph.add("Conv", x, graph.constant(self._weights[None, None, :, None]))
-        return graph.add("Conv", down, graph.constant(self._weights[None, None, None, :]))
+        down = graph.add("Conv", x, graph.constant(self._weights.values[None, None, :, None]))
+        return graph.add("Conv", down, graph.constant(self._weights.values[None, None, None, :]))

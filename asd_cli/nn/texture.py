@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
+
+from asd_cli.nn.devices import Constant
 
 if TYPE_CHECKING:
     from asd_cli.nn.onnx_graph import OnnxGraph
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
 _FACTORS = (1, 2, 4, 8)
 _COARSEST = _FACTORS[-1]
 _HALF = 0.05
-"""Squared gradient of an image on [-1, 1] that counts half; the largest is 4/9 along one axis."""
+"""Squared gradient of an image on [-1, 1] that counts half; the largest is 4 along one axis."""
 
 
 class Texture:
     """Sets beside the bands of a pixel how rough their mean is within `side` x `side` px: one number a scale.
 
-    At 1, 1/2, 1/4 and 1/8 of the size, the squared gradient g (Prewitt's filters, 3 x 3) becomes g / (g + 0.05), so
-    that one edge counts no more than a few; then the mean over the square. With a side of 0 the bands are all.
+    At 1, 1/2, 1/4 and 1/8 of the size, the squared gradient g (Prewitt's filters, 3 x 3) becomes g / (g + 0.05),
+    below 1 however sharp an edge is; then the mean over the square. With a side of 0 the bands are all.
 
     `channels` numbers are added, `margin` px are consumed on each side; shifts by multiples of `align` px change
     nothing.
@@ -36,14 +37,14 @@ class Texture:
         reach = side // 2 + 2 * _COARSEST - 1
         self.margin = -(-reach // _COARSEST) * _COARSEST if side else 0
         prewitt = np.array([[-1, 0, 1]] * 3, np.float32) / np.float32(3)
-        self._filters: NDArray[np.float32] = np.stack([prewitt, prewitt.T])[:, None]
+        self._filters = Constant(np.stack([prewitt, prewitt.T])[:, None])
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 margin, W + 2 margin) on about [-1, 1] -> (B, bands + channels, H, W)."""
         if not self.side:
             return x
         size = [n - 2 * self.margin + 2 * (self.side // 2) for n in x.shape[-2:]]
-        mean, filters = x.mean(dim=1, keepdim=True), torch.from_numpy(self._filters).to(x)
+        mean, filters = x.mean(dim=1, keepdim=True), self._filters.like(x)
         rough = []
         for factor in _FACTORS:
             squared = F.conv2d(F.avg_pool2d(mean, factor), filters).square().sum(dim=1, keepdim=True)
@@ -59,7 +60,7 @@ class Texture:
             return x
         size = graph.inner_size(x, self.margin - self.side // 2)
         mean = graph.add("ReduceMean", x, graph.constant([1], np.int64), keepdims=1)
-        filters, half, axis = graph.constant(self._filters), graph.constant(_HALF), graph.constant([1], np.int64)
+        filters, half, axis = graph.constant(self._filters.values), graph.constant(_HALF), graph.constant([1], np.int64)
         rough = []
         for factor in _FACTORS:
             cells = mean

@@ -269,7 +269,7 @@ def test_restore_refuses_what_cannot_be() -> None:
     for smoothing in (-1, 33, math.nan):
         with pytest.raises(ValueError, match=rf"smoothing {smoothing:g} is not within 0\.\.32"):
             AsdMethod.restore(3, {**made.config(), "smoothing": smoothing}, arrays)
-    for texture in (-1, 2, 65, 3.0):
+    for texture in (-1, 2, 65, 3.0, True):
         with pytest.raises(ValueError, match=rf"texture {texture} is not 0 or an odd number up to 63"):
             AsdMethod.restore(3, {**made.config(), "texture": texture}, arrays)
 

@@ -75,7 +75,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         smoothing = float(smoothing)
         if not 0 <= smoothing <= _MOST_SMOOTHING:
             raise ValueError(f"smoothing {smoothing:g} is not within 0..{_MOST_SMOOTHING:g}")
-        if not (isinstance(texture, int) and 0 <= texture <= _LARGEST_TEXTURE and (texture % 2 or not texture)):
+        if not (type(texture) is int and 0 <= texture <= _LARGEST_TEXTURE and (texture % 2 or not texture)):
             raise ValueError(f"texture {texture} is not 0 or an odd number up to {_LARGEST_TEXTURE}")
         return cls(bands, **checked_pyramid(**config), smoothing=smoothing, texture=texture)
 
