@@ -43,6 +43,6 @@ class GaussianSmoothing:
         """The same as nodes."""
         if not self.margin:
             return x
-        x = graph.trim(x, self._spare, self._spare) if self._spare else x
+        x = graph.trim(x, self._spare, self._spare)
         down = graph.add("Conv", x, graph.constant(self._weights.values[None, None, :, None]))
         return graph.add("Conv", down, graph.constant(self._weights.values[None, None, None, :]))

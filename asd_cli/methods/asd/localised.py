@@ -1,4 +1,5 @@
-"""ASD taught with localised virtual anomalies: the paper's encoder with an anomaly head, and a Gaussian of the looks.
+"""ASD taught with localised virtual anomalies: the paper's encoder with an anomaly head, and a Gaussian of bands and
+texture.
 
 The head says how much a place looks like a virtual anomaly, smoothed over neighbouring pixels; the Mahalanobis distance
 of the bands (RX, Reed and Yu 1990) and of the roughness around the pixel says how odd its colour and texture are. Each
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from asd_cli.nn.onnx_graph import OnnxGraph
 
 _LENGTH, _SCALES = 16, (0.25, 0.5, 1.0, 2.0)
-# weights of looks and head, the standard deviation of the smoothing and the side of the squares of the texture (px):
-# found by cross-validation within the training halves of five sets
+# weights of Gaussian and head, the standard deviation of the smoothing and the side of the squares of the texture (px):
+# found by cross-validation within the training halves of the sets of `benchmarks/accuracy.py`
 _WEIGHTS, _SMOOTHING, _TEXTURE = (0.5, 1.0), 4.0, 21
 _MOST_SMOOTHING, _LARGEST_TEXTURE = 32.0, 63
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class FoldedSigns(nn.Module):
-    """Raw pixels to the distance of their looks and the smoothed logit of the head, or to the evidence of both.
+    """Raw pixels to the distance of bands and texture and the smoothed logit of the head, or to the evidence of both.
 
     Args:
         network: encoder and head, trained; they are copied. The head is linear in the descriptors, so that both fold
@@ -36,7 +36,7 @@ class FoldedSigns(nn.Module):
         around: texture beside the bands, and smoothing of the logit.
         scaling: low and high (bands,), the raw values that are -1 and 1 for the encoder.
         gaussian: mean (length,) and whitening (length, length) of bands, on the encoder's range, and texture.
-        halo: pixels of context, at least those that each of both signs consumes.
+        halo: pixels of context, at least what either sign consumes.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class FoldedSigns(nn.Module):
         return self._signs(x, self.encoder)
 
     def _signs(self, x: Tensor, encoder: Callable[[Tensor], Tensor]) -> Tensor:
-        looks, head = (F.pad(x, (-beside,) * 4) for beside in self._beside)
-        white = self.whiten(self.texture(self.encoder.normalise(looks)))
+        near, far = (F.pad(x, (-beside,) * 4) for beside in self._beside)
+        white = self.whiten(self.texture(self.encoder.normalise(near)))
         distance = torch.linalg.vector_norm(white, dim=1, keepdim=True)
-        return torch.cat([distance, self.smoothing(encoder(head))], dim=1)
+        return torch.cat([distance, self.smoothing(encoder(far))], dim=1)
 
     def engine(self, device: torch.device, side: int, *, weighed: bool) -> Engine:
         """What maps blocks to evidence, or to both signs: ONNX Runtime on the CPU, half precision on CUDA devices (for
@@ -99,8 +99,8 @@ class FoldedSigns(nn.Module):
     def add_to(self, graph: OnnxGraph, x: str, *, weighed: bool) -> str:
         """Evidence or both signs as nodes: raw pixels (B, bands, H + 2 halo, W + 2 halo) -> (B, 1 or 2, H, W)."""
         x = self.encoder.add_normalised(graph, x)
-        looks, head = (graph.trim(x, beside, beside) if beside else x for beside in self._beside)
-        white = graph.conv(self.texture.add_to(graph, looks), self.whiten)
+        near, far = (graph.trim(x, beside, beside) for beside in self._beside)
+        white = graph.conv(self.texture.add_to(graph, near), self.whiten)
         distance = graph.add("ReduceL2", white, graph.constant([1], "int64"), keepdims=1)
-        signs = [distance, self.smoothing.add_to(graph, self.encoder.add_to(graph, head))]
+        signs = [distance, self.smoothing.add_to(graph, self.encoder.add_to(graph, far))]
         return self.evidence.add_to(graph, signs) if weighed else graph.add("Concat", *signs, axis=1)
