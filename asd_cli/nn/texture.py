@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from asd_cli.nn.devices import Constant
@@ -30,13 +31,14 @@ class Texture:
     nothing.
     """
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, bands: int, side: int) -> None:
         self.side = side
         self.channels, self.align = (len(_FACTORS), _COARSEST) if side else (0, 1)
         # half the square, the cell of the coarsest scale that is cut there, and its neighbour
         reach = side // 2 + 2 * _COARSEST - 1
         self.margin = -(-reach // _COARSEST) * _COARSEST if side else 0
         prewitt = np.array([[-1, 0, 1]] * 3, np.float32) / np.float32(3)
+        self._mean: NDArray[np.float32] = np.full((1, bands, 1, 1), 1 / bands, np.float32)
         self._filters = Constant(np.stack([prewitt, prewitt.T])[:, None])
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -59,7 +61,7 @@ class Texture:
         if not self.side:
             return x
         size = graph.inner_size(x, self.margin - self.side // 2)
-        mean = graph.add("ReduceMean", x, graph.constant([1], np.int64), keepdims=1)
+        mean = graph.add("Conv", x, graph.constant(self._mean))  # faster than ReduceMean, 30 times with 200 bands
         filters, half, axis = graph.constant(self._filters.values), graph.constant(_HALF), graph.constant([1], np.int64)
         rough = []
         for factor in _FACTORS:

@@ -58,7 +58,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         self.encoder = PyramidEncoder(bands, length=length, scales=scales, patch_size=patch_size)
         self.anomaly_head = nn.Conv2d(length, 1, 1)
         self.evidence = Evidence(self.signs)
-        self.texture = Texture(texture)
+        self.texture = Texture(bands, texture)
         self.align = max(self.encoder.align, self.texture.align)
         self.smoothing = GaussianSmoothing(smoothing, align=self.encoder.align)
         reach = max(self.encoder.halo + self.smoothing.margin, self.texture.margin)
