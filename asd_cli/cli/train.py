@@ -109,8 +109,8 @@ Examples:
     "--unlabelled",
     is_flag=True,
     help="Take every valid pixel as normal, whatever labels there are, although anomalies may be among them: nothing "
-    "is held out, and the odd twentieth of the pixels does not shape the Gaussian. For a scene that is its own "
-    "reference.",
+    "is held out, the odd twentieth of the pixels does not shape the Gaussian, and the head of the recipe standard, "
+    "which has seen them all, counts less. For a scene that is its own reference.",
 )
 @click.option("--log", type=FILE, default=None, help="CSV with one row an epoch: losses, radius, held-out figure.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted run left beside the model.")

@@ -183,6 +183,16 @@ def test_evidence_counts_pixels_of_one_value_at_the_next_step() -> None:
     assert evidence(torch.full((1, 1, 1, 1), 2.0)).item() == 0
 
 
+def test_the_weights_are_those_of_the_configuration() -> None:
+    rows = np.random.default_rng(0).gamma(2.0, 1.0, (5000, 2)).astype(np.float32)
+    slopes = []
+    for weights in ((0.5, 1.0), (0.5, 0.25)):
+        made = LocalisedAsd.create(2, length=4, scales=(1.0,), patch_size=15, weights=weights)
+        made.set_evidence(rows)
+        slopes.append(made.evidence.slopes)
+    torch.testing.assert_close(slopes[1], slopes[0] * torch.tensor([[1.0], [0.25]]))
+
+
 def batch(made: LocalisedAsd, seed: int) -> TrainingBatch:
     """A smooth texture with a bright square."""
     generator = torch.Generator().manual_seed(seed)
@@ -269,6 +279,9 @@ def test_restore_refuses_what_cannot_be() -> None:
     for smoothing in (-1, 33, math.nan):
         with pytest.raises(ValueError, match=rf"smoothing {smoothing:g} is not within 0\.\.32"):
             AsdMethod.restore(3, {**made.config(), "smoothing": smoothing}, arrays)
+    for weights in ((0, 1), (0.5, 2), (0.5, math.nan)):
+        with pytest.raises(ValueError, match=r"weights .* are not within 0\.\.1"):
+            AsdMethod.restore(3, {**made.config(), "weights": weights}, arrays)
     for texture in (-1, 2, 65, 3.0, True):
         with pytest.raises(ValueError, match=rf"texture {texture} is not 0 or an odd number up to 63"):
             AsdMethod.restore(3, {**made.config(), "texture": texture}, arrays)
@@ -277,7 +290,9 @@ def test_restore_refuses_what_cannot_be() -> None:
 def test_the_default_recipe_is_taught_so() -> None:
     plan = AsdMethod.plan(TrainOptions(length=7))
     pyramid = {"length": 7, "scales": (0.25, 0.5, 1.0, 2.0), "patch_size": 15}
-    assert plan.config == {"taught": "localised", **pyramid, "smoothing": 4.0, "texture": 21}
+    assert plan.config == {"taught": "localised", **pyramid, "smoothing": 4.0, "texture": 21, "weights": (0.5, 1.0)}
+    without_labels = AsdMethod.plan(TrainOptions(length=7, unlabelled=True)).config
+    assert without_labels == {**plan.config, "weights": (0.5, 0.25)}
     assert plan.facts == {"virtual_anomalies": plan.recipe.amplitudes.as_json()}
     for options in (TrainOptions(without=("compact",)), TrainOptions(loss_form="paper")):
         with pytest.raises(InputError, match="--without and --loss-form change the paper's losses; add --recipe quick"):

@@ -8,7 +8,7 @@ is weighed by how rarely normal pixels show as much (`evidence`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -39,6 +39,9 @@ _LENGTH, _SCALES = 16, (0.25, 0.5, 1.0, 2.0)
 # weights of Gaussian and head, the standard deviation of the smoothing and the side of the squares of the texture (px):
 # found by cross-validation within the training halves of the sets of `benchmarks/accuracy.py`
 _WEIGHTS, _SMOOTHING, _TEXTURE = (0.5, 1.0), 4.0, 21
+# without labels the head has seen the anomalies as normal, while the Gaussian leaves odd pixels out; found on scenes of
+# 128 x 128 px cut from the same halves
+_UNLABELLED_WEIGHTS = (0.5, 0.25)
 _MOST_SMOOTHING, _LARGEST_TEXTURE = 32.0, 63
 
 
@@ -50,12 +53,19 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
     signs: ClassVar[int] = 2
 
     def __init__(
-        self, bands: int, *, length: int, scales: tuple[float, ...], patch_size: int, smoothing: float, texture: int
+        self,
+        bands: int,
+        *,
+        pyramid: Mapping[str, Any],
+        smoothing: float,
+        texture: int,
+        weights: tuple[float, float],
     ) -> None:
         super().__init__(bands)
-        pyramid = {"length": length, "scales": list(scales), "patch_size": patch_size}
-        self._config = {"taught": "localised", **pyramid, "smoothing": smoothing, "texture": texture}
-        self.encoder = PyramidEncoder(bands, length=length, scales=scales, patch_size=patch_size)
+        length = pyramid["length"]
+        self._config = {**pyramid, "scales": list(pyramid["scales"]), "smoothing": smoothing, "texture": texture}
+        self._weights = weights
+        self.encoder = PyramidEncoder(bands, **pyramid)
         self.anomaly_head = nn.Conv2d(length, 1, 1)
         self.evidence = Evidence(self.signs)
         self.texture = Texture(bands, texture)
@@ -66,9 +76,18 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         self.hold_gaussian(bands + self.texture.channels)
 
     @classmethod
-    def create(cls, bands: int, *, smoothing: float = 0.0, texture: int = 0, **config: Any) -> Self:
+    def create(
+        cls,
+        bands: int,
+        *,
+        smoothing: float = 0.0,
+        texture: int = 0,
+        weights: Sequence[float] = _WEIGHTS,
+        **config: Any,
+    ) -> Self:
         """A method with untrained weights; `config` holds length, scales and patch_size, `smoothing` is that of the
-        logit in pixels, `texture` the side of the squares of the texture, 0 for bands alone.
+        logit in pixels, `texture` the side of the squares of the texture, 0 for bands alone, `weights` those of the
+        evidence of Gaussian and head.
 
         Raises:
             ValueError: no scales, a scale that is no power of two, or a number that is out of range.
@@ -78,7 +97,11 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
             raise ValueError(f"smoothing {smoothing:g} is not within 0..{_MOST_SMOOTHING:g}")
         if not (type(texture) is int and 0 <= texture <= _LARGEST_TEXTURE and (texture % 2 or not texture)):
             raise ValueError(f"texture {texture} is not 0 or an odd number up to {_LARGEST_TEXTURE}")
-        return cls(bands, **checked_pyramid(**config), smoothing=smoothing, texture=texture)
+        gaussian, head = (float(weight) for weight in weights)
+        if not (0 < gaussian <= 1 and 0 < head <= 1):
+            raise ValueError(f"weights {gaussian:g}, {head:g} are not within 0..1")
+        pyramid = checked_pyramid(**config)
+        return cls(bands, pyramid=pyramid, smoothing=smoothing, texture=texture, weights=(gaussian, head))
 
     @classmethod
     def plan(cls, options: TrainOptions) -> TrainingPlan:
@@ -92,7 +115,8 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         config = pyramid_config(options, length=_LENGTH, scales=_SCALES)
         recipe = RECIPES[options.recipe]
         facts = {"virtual_anomalies": recipe.amplitudes.as_json()}
-        config = {"taught": "localised", **config, "smoothing": _SMOOTHING, "texture": _TEXTURE}
+        weights = _UNLABELLED_WEIGHTS if options.unlabelled else _WEIGHTS
+        config = {**config, "smoothing": _SMOOTHING, "texture": _TEXTURE, "weights": weights, "taught": "localised"}
         return TrainingPlan(config, recipe, facts)
 
     def objective(self, options: TrainOptions, *, warmup_epochs: int) -> LocalisedObjective:
@@ -101,7 +125,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
 
     def config(self) -> dict[str, Any]:
         """JSON-ready arguments of `AsdMethod.create`."""
-        return dict(self._config)
+        return {**self._config, "weights": list(self._weights), "taught": "localised"}
 
     def logits(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, H, W): above 0 where anomalies are likelier.
@@ -154,7 +178,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
 
     def set_evidence(self, rows: NDArray[np.float32]) -> None:
         """Weigh signs from now on by those of held-out normal pixels (n, 2)."""
-        self.evidence.fit(rows, _WEIGHTS)
+        self.evidence.fit(rows, self._weights)
 
     def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         super()._check_arrays(arrays)
