@@ -138,7 +138,17 @@ def made(name: str, folder: Path, **config: Any) -> Path:
         ("dsvdd", {"length": 3, "scales": [0.25, 1.0, 4.0], "patch_size": 17}),
         ("rx", {"mode": "global"}),
         ("rx", {"mode": "subspace", "drop": 2}),
-        ("asd", {"length": 2, "scales": [0.5, 1.0, 2.0], "patch_size": 12, "taught": "localised", "smoothing": 1.5}),
+        (
+            "asd",
+            {
+                "length": 2,
+                "scales": [0.5, 1.0, 2.0],
+                "patch_size": 12,
+                "taught": "localised",
+                "smoothing": 1.5,
+                "texture": 9,
+            },
+        ),
     ],
 )
 def test_other_methods(name: str, config: dict[str, Any], tmp_path: Path) -> None:
