@@ -21,6 +21,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def one_line(error: BaseException) -> str:
+    """The text of a library's error on one line; the kind of error where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class AsdError(Exception):
     """Base of every error that `asd` raises on purpose; its text is one line for the user."""
 

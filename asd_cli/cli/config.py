@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from asd_cli.errors import InputError
+from asd_cli.errors import InputError, one_line
 from asd_cli.options import MODEL_VARIABLE
 
 Section = dict[str, Any]
@@ -47,7 +47,7 @@ def read_config(ctx: click.Context, path: Path, commands: Mapping[str, click.Com
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is no TOML ({' '.join(str(error).split())})") from error
+        raise InputError(f"{path}: is no TOML ({one_line(error)})") from error
     return {section: _section(ctx, path, section, data[section], commands) for section in data}
 
 

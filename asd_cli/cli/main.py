@@ -27,7 +27,7 @@ from asd_cli.cli.report import report
 from asd_cli.cli.shared import FILE
 from asd_cli.cli.train import train
 from asd_cli.cli.verbosity import messages, verbosity_options
-from asd_cli.errors import AsdError, printable
+from asd_cli.errors import AsdError, one_line, printable
 
 _LESS_MEMORY = "out of memory: a smaller --max-memory or --crop, fewer --workers or --device cpu take less"
 _LONGEST = 200
@@ -73,7 +73,7 @@ class AsdGroup(click.Group):
             except (MemoryError, RuntimeError) as error:
                 if debug or not _out_of_memory(error):
                     raise
-                reason = printable(" ".join(str(error).split()))[:_LONGEST] or type(error).__name__
+                reason = printable(one_line(error))[:_LONGEST]
                 click.echo(f"Error: {_LESS_MEMORY} ({reason})", err=True)
                 ctx.exit(1)
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from asd_cli.errors import one_line
+
 _LEAST_PRODUCT = 16  # of a dimension that a Triton product sums over or writes
 _PIXELS = 128  # that one program computes
 _LARGEST_KERNEL, _MOST_ROWS = 4, 64  # beyond, the kernel would be unrolled too far or leave its memory on chip
@@ -37,7 +39,7 @@ def available(device: torch.device, *, kernel: int = 2, rows: int = 16) -> bool:
             fused_hidden_layer(image, HiddenWeights.of(first, last), stride=1, dilation=1)
             torch.cuda.synchronize(device)
     except Exception as error:  # a compiler's, the driver's, Triton's own: each has its kinds
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         _log.warning("the fused kernel cannot be used on %s (%s); scoring goes on without it, slower", device, reason)
         return False
     return True

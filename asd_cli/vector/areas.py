@@ -14,7 +14,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.warp import transform_bounds
 
-from asd_cli.errors import InputError
+from asd_cli.errors import InputError, one_line
 from asd_cli.raster.grid import Grid
 from asd_cli.raster.windows import Window
 from asd_cli.vector.label_polygons import (
@@ -24,7 +24,6 @@ from asd_cli.vector.label_polygons import (
     PolygonReader,
     clean_polygons,
     grid_bounds,
-    one_line,
     read_frame,
     without_warnings,
 )

@@ -17,7 +17,7 @@ import pyarrow
 import pyogrio
 import pyproj
 
-from asd_cli.errors import OutputError
+from asd_cli.errors import OutputError, one_line
 
 LAYER = "anomalies"
 _DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf", ".parquet": "Parquet"}
@@ -95,7 +95,7 @@ def write_polygons(
             _write_with_gdal(part, path, _DRIVERS[suffix], append=True)
         _check_written(path, suffix, count)
     except POLYGON_FAILURES as error:
-        reason = " ".join(str(error).split()).replace(str(path), str(name))
+        reason = one_line(error).replace(str(path), str(name))
         on_earth = suffix == ".geojson" and isinstance(error, pyogrio.errors.FeatureError)
         remedy = "choose .gpkg: GeoJSON holds longitudes and latitudes" if on_earth else "check the folder and the disk"
         raise OutputError(f"{name}: the polygons cannot be written ({reason}); {remedy}") from error

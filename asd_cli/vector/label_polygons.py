@@ -20,7 +20,7 @@ from pyproj.exceptions import ProjError
 from rasterio.errors import CRSError
 from rasterio.warp import transform_bounds
 
-from asd_cli.errors import LabelError
+from asd_cli.errors import LabelError, one_line
 from asd_cli.raster.grid import Grid
 from asd_cli.raster.windows import Window
 
@@ -323,8 +323,3 @@ def _polygons_only(shape: Any) -> Any:
         return shape
     parts = [part for each in getattr(shape, "geoms", ()) if (part := _polygons_only(each)) is not None]
     return shapely.union_all(parts) if parts else None
-
-
-def one_line(error: Exception) -> str:
-    """The text of a library's error on one line."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -15,7 +15,7 @@ import pyogrio
 import shapely
 from numpy.typing import NDArray
 
-from asd_cli.errors import InputError
+from asd_cli.errors import InputError, one_line
 from asd_cli.options import POLYGON_SUFFIXES
 from asd_cli.raster.grid import Grid
 from asd_cli.vector.files import POLYGON_FAILURES
@@ -81,8 +81,9 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (*POLYGON_FAILURES, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: the polygons cannot be read ({reason}); see what ogrinfo says of it") from error
+        raise InputError(
+            f"{path}: the polygons cannot be read ({one_line(error)}); see what ogrinfo says of it"
+        ) from error
 
 
 def in_pixels(frame: gpd.GeoDataFrame, grid: Grid) -> NDArray[Any]:

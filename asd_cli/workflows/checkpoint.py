@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asd_cli.errors import OutputError, TrainingError
+from asd_cli.errors import OutputError, TrainingError, one_line
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Checkpoint:
         return json.loads(text), tensors
 
     def _damaged(self, error: Exception) -> TrainingError:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         return TrainingError(f"{self.path}: damaged checkpoint ({reason}); start over with --overwrite, not --resume")
 
     def _compare(self, saved: Mapping[str, Any]) -> None:
