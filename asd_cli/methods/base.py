@@ -32,7 +32,8 @@ class TrainingBatch:
 
     image, virtual: (B, bands, H + 2 halo, W + 2 halo) float32 on the raster's own range; `virtual` is the image as a
     virtual anomaly. mask: (B, H, W) bool, True for valid pixels of the normal class. changed: (B, H, W) bool, the
-    pixels of `virtual` that are anomalous; None means all. seed: of what else a step draws.
+    pixels of `virtual` that are anomalous; None means all. seed: of what else a step draws. step: its number, counted
+    from 0.
     """
 
     image: Tensor
@@ -40,6 +41,7 @@ class TrainingBatch:
     mask: Tensor
     changed: Tensor | None = None
     seed: int = 0
+    step: int = 0
 
     def to(self, device: torch.device) -> TrainingBatch:
         """The same batch on a device, images in channels-last layout."""
@@ -47,7 +49,7 @@ class TrainingBatch:
         image = self.image.to(device, memory_format=layout)
         virtual = self.virtual.to(device, memory_format=layout)
         changed = None if self.changed is None else self.changed.to(device)
-        return TrainingBatch(image, virtual, self.mask.to(device), changed, self.seed)
+        return TrainingBatch(image, virtual, self.mask.to(device), changed, self.seed, self.step)
 
 
 class Detector(nn.Module, ABC):

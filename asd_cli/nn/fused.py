@@ -1,4 +1,4 @@
-"""A convolution, ReLU, a 1x1 convolution and a norm in one GPU kernel, so that the 128 channels between stay on chip.
+"""A convolution, ReLU, a 1x1 convolution and a norm in one GPU kernel, so that the channels between stay on chip.
 
 Written in Triton, which comes with torch's CUDA builds; `available` says whether it is there. Products are of half
 precision with float32 sums.
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from asd_cli.errors import one_line
+from asd_cli.nn.pyramid import HIDDEN
 
 _LEAST_PRODUCT = 16  # of a dimension that a Triton product sums over or writes
 _PIXELS = 128  # that one program computes
@@ -23,15 +24,16 @@ _log = logging.getLogger(__name__)
 
 
 @lru_cache
-def available(device: torch.device, *, kernel: int = 2, rows: int = 16) -> bool:
-    """Whether the kernel runs on a device for a convolution of kernel x kernel px and so many rows of output.
+def available(device: torch.device, *, kernel: int = 2, rows: int = 16, hidden: int = HIDDEN) -> bool:
+    """Whether the kernel runs on a device for a convolution of kernel x kernel px, so many rows of output and hidden
+    channels.
 
     It is tried: Triton builds a part of itself with the C compiler, and not every device has the memory on chip.
     """
     if device.type != "cuda" or find_spec("triton") is None or kernel > _LARGEST_KERNEL or rows > _MOST_ROWS:
         return False
     side = kernel + 3
-    first, last = nn.Conv2d(16, 128, kernel).to(device), nn.Conv2d(128, rows, 1, bias=False).to(device)
+    first, last = nn.Conv2d(16, hidden, kernel).to(device), nn.Conv2d(hidden, rows, 1, bias=False).to(device)
     pixels = torch.zeros((1, 16, side, side), dtype=torch.float16, device=device)
     try:
         with torch.inference_mode():

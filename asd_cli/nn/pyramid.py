@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from asd_cli.nn.products import hidden_layer
 
-_WIDTHS = (8, 16, 128)
+_WIDTHS = (8, 16)
+HIDDEN = 128
+"""Channels of the third convolution in the paper; powers of two of at least 16 do."""
 _LENGTHS, _PATCHES, _SCALES, _SCALE_COUNT = (1, 256), (10, 127), (1 / 16, 16.0), 8
 
 
@@ -29,10 +31,12 @@ class PatchNetwork(nn.Module):
 
     Dense evaluation replaces each pooling of stride 2 by one of stride 1 and dilates what follows. Where the image is
     doubled (scale 2, 4, ...) and only every second position is wanted, the stride stays and that work is saved.
-    Without `bias` no convolution has one.
+    Without `bias` no convolution has one; `hidden` channels lie between the last two.
     """
 
-    def __init__(self, bands: int, length: int, *, patch_size: int = 15, bias: bool = True) -> None:
+    def __init__(
+        self, bands: int, length: int, *, patch_size: int = 15, bias: bool = True, hidden: int = HIDDEN
+    ) -> None:
         super().__init__()
         kernel = ((patch_size - 2) // 2 - 2) // 2
         if kernel < 1:
@@ -41,8 +45,8 @@ class PatchNetwork(nn.Module):
         self.after = 4 * kernel + 5 - self.before
         self.conv1 = nn.Conv2d(bands, _WIDTHS[0], 3, bias=bias)
         self.conv2 = nn.Conv2d(_WIDTHS[0], _WIDTHS[1], 3, bias=bias)
-        self.conv3 = nn.Conv2d(_WIDTHS[1], _WIDTHS[2], kernel, bias=bias)
-        self.conv4 = nn.Conv2d(_WIDTHS[2], length, 1, bias=bias)
+        self.conv3 = nn.Conv2d(_WIDTHS[1], hidden, kernel, bias=bias)
+        self.conv4 = nn.Conv2d(hidden, length, 1, bias=bias)
 
     def forward(self, x: Tensor, *, stride: int = 1) -> Tensor:
         """(B, bands, h, w) -> (B, length, h', w'): the patches that start at every `stride`-th pixel.
@@ -85,11 +89,12 @@ class DensePyramid(nn.Module):
         scales: Sequence[float] = (0.5, 1.0, 2.0),
         patch_size: int = 15,
         bias: bool = True,
+        hidden: int = HIDDEN,
     ) -> None:
         super().__init__()
         self.exponents = tuple(scale_exponent(scale) for scale in scales)
         self.branches = nn.ModuleList(
-            PatchNetwork(bands, length, patch_size=patch_size, bias=bias) for _ in self.exponents
+            PatchNetwork(bands, length, patch_size=patch_size, bias=bias, hidden=hidden) for _ in self.exponents
         )
         self.out_channels = length * len(self.exponents)
         self.align = max(2 ** max(-e, 0) for e in self.exponents)
@@ -157,7 +162,7 @@ def checked_pyramid(length: int, scales: Any, patch_size: int) -> dict[str, Any]
     """The architecture of a `DensePyramid`, in range, before anything is built from it.
 
     Raises:
-        ValueError: no scales, a scale that is no power of two, a patch or a length that is out of range.
+        ValueError: no scales, a scale that is no power of two, or a number that is out of range.
     """
     length, patch_size, scales = int(length), int(patch_size), tuple(float(scale) for scale in scales)
     if not _LENGTHS[0] <= length <= _LENGTHS[1]:

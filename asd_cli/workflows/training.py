@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -176,13 +176,13 @@ class TrainingLoop:
         sums: dict[str, float] = {}
         for batch in batches:
             with averaged.one():
-                sums = _added(sums, self._backward(batch.to(self._device), epoch, step))
+                sums = _added(sums, self._backward(replace(batch, step=step).to(self._device), epoch))
         told = torch.tensor([value / len(batches) for value in sums.values()], device=self._device)
         averaged.settle(self._ranks, told)
         self._optimizer.step()
         return dict(zip(sums, told.tolist(), strict=True)) if self._crops > 1 else sums
 
-    def _backward(self, batch: TrainingBatch, epoch: int, step: int) -> dict[str, float]:
+    def _backward(self, batch: TrainingBatch, epoch: int) -> dict[str, float]:
         """Add a batch's part of the gradients; its losses."""
         with self._devices.autocast():
             terms = self._objective.losses(batch, epoch)
@@ -190,7 +190,8 @@ class TrainingLoop:
         values = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
         if not math.isfinite(values["loss"]):
             raise TrainingError(
-                f"the loss is no longer finite at step {step + 1}; check the tiles for odd values (--bands, --nodata)"
+                f"the loss is no longer finite at step {batch.step + 1}; "
+                "check the tiles for odd values (--bands, --nodata)"
             )
         (loss / self._crops if self._crops > 1 else loss).backward()  # type: ignore[no-untyped-call]
         return values
@@ -259,11 +260,14 @@ class _Averaged:
         """Take the means over all processes, those of the losses, too."""
         if self._count == 1:
             return
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
-        ranks.total([*gradients, *self._changes])
+        concerned = torch.tensor([float(p.grad is not None) for p in self._parameters], device=losses.device)
+        ranks.total([concerned])
+        for parameter, wanted in zip(self._parameters, concerned.tolist(), strict=True):
+            # what no process has a gradient of, such as networks whose turn it is not, must not move
+            if wanted and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        ranks.total([*(p.grad for p in self._parameters if p.grad is not None), *self._changes])
         ranks.average([losses])
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient if parameter.requires_grad else None
         for buffer, change in zip(self._buffers, self._changes, strict=True):
             buffer.add_(change)
 

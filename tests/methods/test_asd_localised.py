@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from asd_cli.methods.asd.half import HalfScorer
 from asd_cli.methods.asd.localised import LocalisedAsd
 from asd_cli.methods.asd.method import AsdMethod
 from asd_cli.methods.base import EvidenceDetector, TrainingBatch
+from asd_cli.nn.pyramid import MaskedBatchNorm2d
 from asd_cli.options import TrainOptions
 
 CPU = torch.device("cpu")
@@ -31,20 +33,23 @@ def random_method(
     scales: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0),
     smoothing: float = 0.0,
     texture: int = 0,
+    *,
+    members: int = 2,
 ) -> LocalisedAsd:
     """Weights, normalisation, scaling, Gaussian and evidence that no default could stand in for."""
     random = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = {"length": length, "scales": scales, "patch_size": 15, "smoothing": smoothing, "texture": texture}
-        made = AsdMethod.create(bands, taught="localised", **config)
+        made = AsdMethod.create(bands, taught="localised", hidden=32, members=members, **config)
         assert isinstance(made, LocalisedAsd)
-        norm = made.encoder.norm
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        for tensor in (norm.weight, norm.bias, norm.running_mean, made.low):
-            torch.nn.init.normal_(tensor)
-        torch.nn.init.uniform_(norm.running_var, 0.1, 3.0)
+        torch.nn.init.normal_(made.low)
+        for norm in (module for module in made.modules() if isinstance(module, MaskedBatchNorm2d)):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            for tensor in (norm.weight, norm.bias, norm.running_mean):
+                torch.nn.init.normal_(tensor)
+            torch.nn.init.uniform_(norm.running_var, 0.1, 3.0)
     made.high.copy_(made.low + torch.from_numpy(random.uniform(0.5, 3, bands)))
     factor = random.normal(size=(made.length, made.length))
     made.set_gaussian(Gaussian(random.normal(size=made.length), factor @ factor.T + np.eye(made.length), 0.0))
@@ -66,12 +71,12 @@ def image(made: LocalisedAsd, side: int, seed: int = 0) -> torch.Tensor:
     length=st.integers(1, 16),
     scales=st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0]), min_size=1, max_size=4, unique=True),
     side=st.sampled_from([16, 32]),
-    around=st.tuples(st.sampled_from([0.0, 0.7, 3.0]), st.sampled_from([0, 1, 7, 21, 41])),
+    around=st.tuples(st.sampled_from([0.0, 0.7, 3.0]), st.sampled_from([0, 1, 7, 21, 41]), st.integers(1, 3)),
 )
 def test_folded_equals_unfolded(
-    seed: int, bands: int, length: int, scales: list[float], side: int, around: tuple[float, int]
+    seed: int, bands: int, length: int, scales: list[float], side: int, around: tuple[float, int, int]
 ) -> None:
-    made = random_method(seed, bands, length, tuple(scales), *around)
+    made = random_method(seed, bands, length, tuple(scales), *around[:2], members=around[2])
     x = image(made, side, seed)
     signs = torch.stack([made.whitened(x).norm(dim=1), made.smoothed_logits(x)], dim=1).numpy()
     folded = made.folded()
@@ -90,7 +95,8 @@ def test_smoothed_logits_are_the_mean_of_neighbours() -> None:
         4,
     )  # a reach of 3 px, on the grid of the quarter scale
     x, side = image(made, 24), 24
-    logits = made.anomaly_head(made.encoder.describe(made.normalise(x)))[0, 0, 1:-1, 1:-1].numpy()
+    near = made.normalise(x)
+    logits = torch.stack([member(near) for member in made.members]).mean(dim=0)[0, 0, 1:-1, 1:-1].numpy()
     assert logits.shape == (side + 6, side + 6)
     kernel = np.exp(-0.5 * (np.arange(-3, 4) / 1.5) ** 2)
     kernel /= kernel.sum()
@@ -99,14 +105,15 @@ def test_smoothed_logits_are_the_mean_of_neighbours() -> None:
         for col, of_col in enumerate(kernel):
             expected += of_row * of_col * logits[row : row + side, col : col + side]
     np.testing.assert_allclose(made.smoothed_logits(x)[0].numpy(), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(made.logits(x)[0].numpy(), logits[3:-3, 3:-3])
+    of_one = [made.logits(x, member=index)[0].numpy() for index in range(2)]
+    np.testing.assert_allclose(np.mean(of_one, axis=0), logits[3:-3, 3:-3], rtol=1e-5, atol=1e-6)
 
 
 def test_half_precision_gives_the_same_logits_but_for_rounding() -> None:
-    made = random_method(3)
+    made = random_method(3, members=1)
     x = image(made, 32)
-    found = HalfScorer(made.folded().encoder, fused=False, norm=False)(x)[:, 0]
-    expected = made.logits(x)
+    found = HalfScorer(made.folded().first, fused=False, norm=False)(x)[:, 0]
+    expected = made.logits(x, member=0)
     assert found.shape == expected.shape
     assert float((found - expected).abs().max()) < 0.02 * float(expected.std() + expected.abs().max())
 
@@ -230,6 +237,23 @@ def test_it_learns_to_tell_what_was_changed() -> None:
     assert roc_auc_score(new.changed.flatten(), logits.flatten()) > 0.9
 
 
+def test_members_take_turns() -> None:
+    made = random_method(6, bands=2, scales=(1.0,), members=3).requires_grad_(True).train()
+    objective = made.objective(TrainOptions(), warmup_epochs=0)
+    for step in (0, 1, 2, 3, 7):
+        made.zero_grad(set_to_none=True)
+        torch.stack(list(objective.losses(replace(batch(made, 1), step=step), 0).values())).sum().backward()
+        for index, member in enumerate(made.members):
+            moved = [parameter.grad is not None for parameter in member.parameters()]
+            assert all(moved) if index == step % 3 else not any(moved)
+
+
+def test_members_start_from_other_weights() -> None:
+    made = LocalisedAsd.create(2, length=4, scales=(1.0,), patch_size=15, members=2)
+    first, second = (dict(member.named_parameters()) for member in made.members)
+    assert not torch.equal(first["anomaly_head.weight"], second["anomaly_head.weight"])
+
+
 def test_pixels_outside_the_mask_have_no_say_in_the_losses() -> None:
     made = random_method(0, bands=2, scales=(0.5, 1.0)).train()
     given_ = batch(made, 5)
@@ -267,15 +291,24 @@ def test_restore_refuses_what_cannot_be() -> None:
     arrays = made.arrays()
     with pytest.raises(ModelFileError, match="tensor low is"):
         AsdMethod.restore(4, made.config(), arrays)
-    broken: dict[str, Any] = {**arrays, "encoder.norm.running_var": -arrays["encoder.norm.running_var"]}
-    with pytest.raises(ModelFileError, match="a variance is negative"):
-        AsdMethod.restore(3, made.config(), broken)
+    broken: dict[str, Any]
+    for index in range(2):
+        name = f"members.{index}.encoder.norm.running_var"
+        broken = {**arrays, name: -arrays[name]}
+        with pytest.raises(ModelFileError, match=f"tensor {name} is damaged: a variance is negative"):
+            AsdMethod.restore(3, made.config(), broken)
     for name, wrong in (("evidence.slopes", -1.0), ("evidence.starts", np.arange(10, 0, -1, np.float32))):
         broken = {**arrays, name: np.ascontiguousarray(arrays[name] * 0 + wrong, np.float32)}
         with pytest.raises(ModelFileError, match="the evidence are damaged"):
             AsdMethod.restore(3, made.config(), broken)
     with pytest.raises(ValueError, match="taught"):
         AsdMethod.restore(3, {**made.config(), "taught": "otherwise"}, arrays)
+    for hidden in (0, 24, 512, 32.0, True):
+        with pytest.raises(ValueError, match=rf"hidden {hidden} is none of 16, 32, 64, 128, 256"):
+            AsdMethod.restore(3, {**made.config(), "hidden": hidden}, arrays)
+    for members in (0, 17, 2.0, True):
+        with pytest.raises(ValueError, match=rf"members {members} is not within 1\.\.16"):
+            AsdMethod.restore(3, {**made.config(), "members": members}, arrays)
     for smoothing in (-1, 33, math.nan):
         with pytest.raises(ValueError, match=rf"smoothing {smoothing:g} is not within 0\.\.32"):
             AsdMethod.restore(3, {**made.config(), "smoothing": smoothing}, arrays)
@@ -290,7 +323,8 @@ def test_restore_refuses_what_cannot_be() -> None:
 def test_the_default_recipe_is_taught_so() -> None:
     plan = AsdMethod.plan(TrainOptions(length=7))
     pyramid = {"length": 7, "scales": (0.25, 0.5, 1.0, 2.0), "patch_size": 15}
-    assert plan.config == {"taught": "localised", **pyramid, "smoothing": 4.0, "texture": 21, "weights": (0.5, 1.0)}
+    around = {"smoothing": 4.0, "texture": 21, "weights": (0.5, 1.0)}
+    assert plan.config == {"taught": "localised", **pyramid, "hidden": 32, "members": 3, **around}
     without_labels = AsdMethod.plan(TrainOptions(length=7, unlabelled=True)).config
     assert without_labels == {**plan.config, "weights": (0.5, 0.25)}
     assert plan.facts == {"virtual_anomalies": plan.recipe.amplitudes.as_json()}

@@ -145,6 +145,8 @@ def made(name: str, folder: Path, **config: Any) -> Path:
                 "scales": [0.5, 1.0, 2.0],
                 "patch_size": 12,
                 "taught": "localised",
+                "hidden": 16,
+                "members": 2,
                 "smoothing": 1.5,
                 "texture": 9,
             },

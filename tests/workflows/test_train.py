@@ -174,11 +174,11 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
 
 @pytest.fixture(scope="module")
 def unbroken(small_tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainOptions:
-    """Sixty steps in three epochs, trained to the end."""
+    """Two epochs, the second a short one, trained to the end."""
     folder = tmp_path_factory.mktemp("unbroken")
     tiles = TileOptions(tiles=(str(small_tiles),), normal=("forest",))
     options = TrainOptions(
-        tiles=tiles, output=folder / "whole", steps=60, crop=64, device="cpu", log=folder / "log.csv"
+        tiles=tiles, output=folder / "whole", steps=130, crop=64, device="cpu", log=folder / "log.csv"
     )
     train(options)
     return options

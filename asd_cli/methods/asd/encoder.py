@@ -9,17 +9,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from asd_cli.errors import ModelFileError
-from asd_cli.nn.pyramid import DensePyramid, MaskedBatchNorm2d
+from asd_cli.nn.pyramid import HIDDEN, DensePyramid, MaskedBatchNorm2d
 
 
 def check_variances(arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Refuse arrays of a method whose ``encoder`` cannot be.
+    """Refuse arrays of a method whose encoder, or one of several, cannot be.
 
     Raises:
         ModelFileError: a variance is negative.
     """
-    if not (arrays["encoder.norm.running_var"] >= 0).all():
-        raise ModelFileError("tensor encoder.norm.running_var is damaged: a variance is negative")
+    for name, array in arrays.items():
+        if name.endswith("running_var") and not (array >= 0).all():
+            raise ModelFileError(f"tensor {name} is damaged: a variance is negative")
 
 
 class EncoderOutput(NamedTuple):
@@ -37,10 +38,16 @@ class PyramidEncoder(nn.Module):
     """
 
     def __init__(
-        self, bands: int, *, length: int = 5, scales: Sequence[float] = (0.5, 1.0, 2.0), patch_size: int = 15
+        self,
+        bands: int,
+        *,
+        length: int = 5,
+        scales: Sequence[float] = (0.5, 1.0, 2.0),
+        patch_size: int = 15,
+        hidden: int = HIDDEN,
     ) -> None:
         super().__init__()
-        self.pyramid = DensePyramid(bands, length, scales=scales, patch_size=patch_size)
+        self.pyramid = DensePyramid(bands, length, scales=scales, patch_size=patch_size, hidden=hidden)
         self.norm = MaskedBatchNorm2d(self.pyramid.out_channels)
         self.descriptor_head = nn.Conv2d(self.pyramid.out_channels, length, 1)
         self.halo = self.pyramid.halo

@@ -22,7 +22,7 @@ class FoldedEncoder(nn.Module):
     """Raw pixels to ``A (descriptor - mean)``; its norm is the Mahalanobis distance if A whitens (AAAI 2023, Eq. 7).
 
     Everything after a scale's last ReLU is linear: last convolution, batch normalisation with its running statistics,
-    descriptor head, A. So the result is ``offset + sum_s U_s relu_s`` with U_s (R, 128).
+    descriptor head, A. So the result is ``offset + sum_s U_s relu_s`` with U_s (R, hidden).
 
     Args:
         encoder: trained; it is copied.
@@ -59,6 +59,11 @@ class FoldedEncoder(nn.Module):
     def kernel(self) -> int:
         """Side in pixels of the last convolution that sees neighbours."""
         return cast(PatchNetwork, self.pyramid.branches[0]).conv3.kernel_size[0]
+
+    @property
+    def hidden(self) -> int:
+        """Channels before the last convolution."""
+        return cast(PatchNetwork, self.pyramid.branches[0]).conv3.out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, R, H, W)."""

@@ -1,15 +1,19 @@
-"""ASD taught with localised virtual anomalies: the paper's encoder with an anomaly head, and a Gaussian of bands and
-texture.
+"""ASD taught with localised virtual anomalies: several of the paper's encoders, narrower, with anomaly heads, and a
+Gaussian of bands and texture.
 
-The head says how much a place looks like a virtual anomaly, smoothed over neighbouring pixels; the Mahalanobis distance
-of the bands (RX, Reed and Yu 1990) and of the roughness around the pixel says how odd its colour and texture are. Each
-is weighed by how rarely normal pixels show as much (`evidence`).
+The heads say how much a place looks like a virtual anomaly; their mean is smoothed over neighbouring pixels. The
+Mahalanobis distance of the bands (RX, Reed and Yu 1990) and of the roughness around the pixel says how odd its colour
+and texture are. Each is weighed by how rarely normal pixels show as much (`evidence`).
+
+Networks that start from other weights and see other crops agree on what they were taught and differ at random on
+anything else, so that their mean is better and steadier (Lakshminarayanan et al., "Simple and Scalable Predictive
+Uncertainty Estimation using Deep Ensembles", 2017).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -27,7 +31,7 @@ from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.scaled import ScaledDetector, pyramid_config
 from asd_cli.nn.engines import Engine
 from asd_cli.nn.masked import masked_mean
-from asd_cli.nn.pyramid import checked_pyramid
+from asd_cli.nn.pyramid import HIDDEN, checked_pyramid
 from asd_cli.nn.smoothing import GaussianSmoothing
 from asd_cli.nn.texture import Texture
 from asd_cli.options import TrainOptions
@@ -35,7 +39,7 @@ from asd_cli.options import TrainOptions
 if TYPE_CHECKING:
     from asd_cli.nn.onnx_graph import OnnxGraph
 
-_LENGTH, _SCALES = 16, (0.25, 0.5, 1.0, 2.0)
+_LENGTH, _SCALES, _HIDDEN, _MEMBERS = 16, (0.25, 0.5, 1.0, 2.0), 32, 3
 # weights of Gaussian and head, the standard deviation of the smoothing and the side of the squares of the texture (px):
 # found by cross-validation within the training halves of the sets of `benchmarks/accuracy.py`
 _WEIGHTS, _SMOOTHING, _TEXTURE = (0.5, 1.0), 4.0, 21
@@ -43,11 +47,26 @@ _WEIGHTS, _SMOOTHING, _TEXTURE = (0.5, 1.0), 4.0, 21
 # 128 x 128 px cut from the same halves
 _UNLABELLED_WEIGHTS = (0.5, 0.25)
 _MOST_SMOOTHING, _LARGEST_TEXTURE = 32.0, 63
+_WIDTHS, _MOST_MEMBERS = (16, 32, 64, 128, 256), 16
+
+
+class Member(nn.Module):
+    """An encoder with the head that tells anomalies."""
+
+    def __init__(self, bands: int, **config: Any) -> None:
+        super().__init__()
+        self.encoder = PyramidEncoder(bands, **config)
+        self.anomaly_head = nn.Conv2d(config["length"], 1, 1)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, bands, H + 2 halo, W + 2 halo), roughly [-1, 1] -> logits (B, 1, H, W); `mask` as for the encoder."""
+        logits: Tensor = self.anomaly_head(self.encoder.describe(x, mask))
+        return logits
 
 
 class LocalisedAsd(ScaledDetector, EvidenceDetector):
-    """Two signs of an anomaly: the distance of a pixel's bands and texture from their Gaussian, and the logit of the
-    head."""
+    """Two signs of an anomaly: the distance of a pixel's bands and texture from their Gaussian, and the mean logit of
+    the members."""
 
     name: ClassVar[str] = "asd"
     signs: ClassVar[int] = 2
@@ -56,23 +75,25 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         self,
         bands: int,
         *,
-        pyramid: Mapping[str, Any],
+        network: Mapping[str, Any],
+        members: int,
         smoothing: float,
         texture: int,
         weights: tuple[float, float],
     ) -> None:
         super().__init__(bands)
-        length = pyramid["length"]
-        self._config = {**pyramid, "scales": list(pyramid["scales"]), "smoothing": smoothing, "texture": texture}
+        around = {"smoothing": smoothing, "texture": texture}
+        self._config = {**network, "scales": list(network["scales"]), "members": members, **around}
         self._weights = weights
-        self.encoder = PyramidEncoder(bands, **pyramid)
-        self.anomaly_head = nn.Conv2d(length, 1, 1)
+        self.members = nn.ModuleList(Member(bands, **network) for _ in range(members))
+        encoder = cast(Member, self.members[0]).encoder
         self.evidence = Evidence(self.signs)
         self.texture = Texture(bands, texture)
-        self.align = max(self.encoder.align, self.texture.align)
-        self.smoothing = GaussianSmoothing(smoothing, align=self.encoder.align)
-        reach = max(self.encoder.halo + self.smoothing.margin, self.texture.margin)
+        self.align = max(encoder.align, self.texture.align)
+        self.smoothing = GaussianSmoothing(smoothing, align=encoder.align)
+        reach = max(encoder.halo + self.smoothing.margin, self.texture.margin)
         self.halo = -(-reach // self.align) * self.align
+        self._spare = self.halo - encoder.halo
         self.hold_gaussian(bands + self.texture.channels)
 
     @classmethod
@@ -80,18 +101,24 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         cls,
         bands: int,
         *,
+        hidden: int = HIDDEN,
+        members: int = 1,
         smoothing: float = 0.0,
         texture: int = 0,
         weights: Sequence[float] = _WEIGHTS,
         **config: Any,
     ) -> Self:
-        """A method with untrained weights; `config` holds length, scales and patch_size, `smoothing` is that of the
-        logit in pixels, `texture` the side of the squares of the texture, 0 for bands alone, `weights` those of the
-        evidence of Gaussian and head.
+        """A method with untrained weights; `config` holds length, scales and patch_size, `hidden` is the width of the
+        networks, `members` their number, `smoothing` that of the logit in pixels, `texture` the side of the squares of
+        the texture, 0 for bands alone, `weights` those of the evidence of Gaussian and heads.
 
         Raises:
             ValueError: no scales, a scale that is no power of two, or a number that is out of range.
         """
+        if not (type(hidden) is int and hidden in _WIDTHS):
+            raise ValueError(f"hidden {hidden} is none of {', '.join(map(str, _WIDTHS))}")
+        if not (type(members) is int and 1 <= members <= _MOST_MEMBERS):
+            raise ValueError(f"members {members} is not within 1..{_MOST_MEMBERS}")
         smoothing = float(smoothing)
         if not 0 <= smoothing <= _MOST_SMOOTHING:
             raise ValueError(f"smoothing {smoothing:g} is not within 0..{_MOST_SMOOTHING:g}")
@@ -100,8 +127,10 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         gaussian, head = (float(weight) for weight in weights)
         if not (0 < gaussian <= 1 and 0 < head <= 1):
             raise ValueError(f"weights {gaussian:g}, {head:g} are not within 0..1")
-        pyramid = checked_pyramid(**config)
-        return cls(bands, pyramid=pyramid, smoothing=smoothing, texture=texture, weights=(gaussian, head))
+        network = {**checked_pyramid(**config), "hidden": hidden}
+        return cls(
+            bands, network=network, members=members, smoothing=smoothing, texture=texture, weights=(gaussian, head)
+        )
 
     @classmethod
     def plan(cls, options: TrainOptions) -> TrainingPlan:
@@ -115,8 +144,8 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         config = pyramid_config(options, length=_LENGTH, scales=_SCALES)
         recipe = RECIPES[options.recipe]
         facts = {"virtual_anomalies": recipe.amplitudes.as_json()}
-        weights = _UNLABELLED_WEIGHTS if options.unlabelled else _WEIGHTS
-        config = {**config, "smoothing": _SMOOTHING, "texture": _TEXTURE, "weights": weights, "taught": "localised"}
+        config = {**config, "hidden": _HIDDEN, "members": _MEMBERS, "smoothing": _SMOOTHING, "texture": _TEXTURE}
+        config |= {"weights": _UNLABELLED_WEIGHTS if options.unlabelled else _WEIGHTS, "taught": "localised"}
         return TrainingPlan(config, recipe, facts)
 
     def objective(self, options: TrainOptions, *, warmup_epochs: int) -> LocalisedObjective:
@@ -127,22 +156,23 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         """JSON-ready arguments of `AsdMethod.create`."""
         return {**self._config, "weights": list(self._weights), "taught": "localised"}
 
-    def logits(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, H, W): above 0 where anomalies are likelier.
+    def logits(self, x: Tensor, mask: Tensor | None = None, *, member: int) -> Tensor:
+        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, H, W) of one member: above 0 where anomalies are
+        likelier.
 
         `mask` (B, H, W): the pixels that count for the statistics of the normalisation in training.
         """
-        return self._logits(x, 0, mask)[:, 0]
+        logits: Tensor = self.members[member](self._trimmed(x, 0), mask)
+        return logits[:, 0]
 
     def smoothed_logits(self, x: Tensor) -> Tensor:
-        """As `logits`, smoothed."""
-        return self.smoothing(self._logits(x, self.smoothing.margin))[:, 0]
+        """As `logits`, the mean of all members, smoothed."""
+        near = self._trimmed(x, self.smoothing.margin)
+        return self.smoothing(torch.stack([member(near) for member in self.members]).mean(dim=0))[:, 0]
 
-    def _logits(self, x: Tensor, margin: int, mask: Tensor | None = None) -> Tensor:
-        """(B, 1, H + 2 margin, W + 2 margin)."""
-        spare = self.halo - self.encoder.halo - margin
-        found: Tensor = self.anomaly_head(self.encoder.describe(self.normalise(F.pad(x, (-spare,) * 4)), mask))
-        return found
+    def _trimmed(self, x: Tensor, margin: int) -> Tensor:
+        """What members need of raw pixels for a margin of logits around the inner ones, on their range."""
+        return self.normalise(F.pad(x, (margin - self._spare,) * 4))
 
     def descriptors(self, x: Tensor) -> Tensor:
         """Bands of each pixel on the network's range, and its texture: raw, with halo -> (B, length, H, W)."""
@@ -168,7 +198,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
     def folded(self) -> FoldedSigns:
         """Everything that scoring needs."""
         return FoldedSigns(
-            (self.encoder, self.anomaly_head),
+            [(member.encoder, member.anomaly_head) for member in cast(Iterable[Member], self.members)],
             self.evidence,
             (self.texture, self.smoothing),
             scaling=(self.low, self.high),
@@ -187,7 +217,8 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
 
 
 class LocalisedObjective:
-    """The logistic loss of the head, normal pixels and virtual anomalies counting the same."""
+    """The logistic loss of one head after the other, step by step, normal pixels and virtual anomalies counting the
+    same."""
 
     short_names: ClassVar[Mapping[str, str]] = {"loss": "loss", "held_out": "held-out"}
 
@@ -195,8 +226,9 @@ class LocalisedObjective:
         self.module = method
 
     def losses(self, batch: TrainingBatch, epoch: int) -> dict[str, Tensor]:
-        """Mean over unchanged normal pixels plus mean over changed ones."""
-        logits = self.module.logits(batch.virtual, batch.mask).float()
+        """Mean over unchanged normal pixels plus mean over changed ones, of the member whose turn it is."""
+        member = batch.step % len(self.module.members)
+        logits = self.module.logits(batch.virtual, batch.mask, member=member).float()
         changed = torch.ones_like(batch.mask) if batch.changed is None else batch.changed
         return {
             "normal": masked_mean(F.softplus(logits), batch.mask & ~changed),

@@ -10,8 +10,8 @@ from asd_cli.methods.recipe import Recipe
 RECIPES = {
     "standard": Recipe(
         crop=192,
-        epochs=6,
-        steps_per_epoch=50,
+        epochs=9,
+        steps_per_epoch=100,  # of three networks in turn
         warmup_epochs=0,
         learning_rate=2e-3,
         weight_decay=1e-5,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +30,8 @@ class FoldedSigns(nn.Module):
     """Raw pixels to the distance of bands and texture and the smoothed logit of the head, or to the evidence of both.
 
     Args:
-        network: encoder and head, trained; they are copied. The head is linear in the descriptors, so that both fold
-            into one row.
+        networks: encoders and heads, trained; they are copied. A head is linear in the descriptors, so that both fold
+            into one row; the mean of the logits is a sum of such rows.
         evidence: fitted; it is copied.
         around: texture beside the bands, and smoothing of the logit.
         scaling: low and high (bands,), the raw values that are -1 and 1 for the encoder.
@@ -41,7 +41,7 @@ class FoldedSigns(nn.Module):
 
     def __init__(
         self,
-        network: tuple[PyramidEncoder, nn.Conv2d],
+        networks: Sequence[tuple[PyramidEncoder, nn.Conv2d]],
         evidence: Evidence,
         around: tuple[Texture, GaussianSmoothing],
         *,
@@ -50,15 +50,12 @@ class FoldedSigns(nn.Module):
         halo: int,
     ) -> None:
         super().__init__()
-        encoder, head = network
-        weight = head.weight.detach()[:, :, 0, 0]
-        self.encoder = FoldedEncoder(encoder, *scaling, weight.new_zeros(weight.shape[1]), weight)
-        if head.bias is not None:
-            self.encoder.offset += head.bias.detach().view(1, -1, 1, 1)
+        self.encoders = nn.ModuleList(_folded(*network, scaling, share=1 / len(networks)) for network in networks)
+        self.first = cast(FoldedEncoder, self.encoders[0])
         self.evidence, self.halo = copy.deepcopy(evidence), halo
         self.texture, self.smoothing = around
         # what each sign does not need of the halo
-        self._beside = halo - self.texture.margin, halo - self.encoder.halo - self.smoothing.margin
+        self._beside = halo - self.texture.margin, halo - self.first.halo - self.smoothing.margin
         mean, whitening = gaussian
         self.whiten = nn.Conv2d(len(mean), len(mean), 1)
         self.whiten.weight.data.copy_(whitening[:, :, None, None])
@@ -67,13 +64,14 @@ class FoldedSigns(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, 2, H, W)."""
-        return self._signs(x, self.encoder)
+        return self._signs(x, list(self.encoders))
 
-    def _signs(self, x: Tensor, encoder: Callable[[Tensor], Tensor]) -> Tensor:
+    def _signs(self, x: Tensor, encoders: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
         near, far = (F.pad(x, (-beside,) * 4) for beside in self._beside)
-        white = self.whiten(self.texture(self.encoder.normalise(near)))
+        white = self.whiten(self.texture(self.first.normalise(near)))
         distance = torch.linalg.vector_norm(white, dim=1, keepdim=True)
-        return torch.cat([distance, self.smoothing(encoder(far))], dim=1)
+        logits = torch.stack([encoder(far) for encoder in encoders]).sum(dim=0)
+        return torch.cat([distance, self.smoothing(logits)], dim=1)
 
     def engine(self, device: torch.device, side: int, *, weighed: bool) -> Engine:
         """What maps blocks to evidence, or to both signs: ONNX Runtime on the CPU, half precision on CUDA devices (for
@@ -85,8 +83,9 @@ class FoldedSigns(nn.Module):
             return torch_engine(signs, device, side)
         if device.type != "cuda":
             return torch_engine(lambda x: signs.evidence(signs(x)), device, side)
-        logits = HalfScorer(signs.encoder, fused=available(device, kernel=signs.encoder.kernel), norm=False)
-        return torch_engine(lambda x: signs.evidence(signs._signs(x, logits)), device, side)
+        fused = available(device, kernel=signs.first.kernel, hidden=signs.first.hidden)
+        half = [HalfScorer(cast(FoldedEncoder, one), fused=fused, norm=False) for one in signs.encoders]
+        return torch_engine(lambda x: signs.evidence(signs._signs(x, half)), device, side)
 
     def _session(self, side: int, *, weighed: bool) -> onnxruntime.InferenceSession:
         """For one block (1, bands, side + 2 halo, side + 2 halo) -> (1, 1 or 2, side, side)."""
@@ -94,13 +93,23 @@ class FoldedSigns(nn.Module):
 
         graph, around = OnnxGraph(), side + 2 * self.halo
         output = self.add_to(graph, "x", weighed=weighed)
-        return graph.session(output, (1, self.encoder.low.shape[1], around, around))
+        return graph.session(output, (1, self.first.low.shape[1], around, around))
 
     def add_to(self, graph: OnnxGraph, x: str, *, weighed: bool) -> str:
         """Evidence or both signs as nodes: raw pixels (B, bands, H + 2 halo, W + 2 halo) -> (B, 1 or 2, H, W)."""
-        x = self.encoder.add_normalised(graph, x)
+        x = self.first.add_normalised(graph, x)
         near, far = (graph.trim(x, beside, beside) for beside in self._beside)
         white = graph.conv(self.texture.add_to(graph, near), self.whiten)
         distance = graph.add("ReduceL2", white, graph.constant([1], "int64"), keepdims=1)
-        signs = [distance, self.smoothing.add_to(graph, self.encoder.add_to(graph, far))]
+        logits = [cast(FoldedEncoder, encoder).add_to(graph, far) for encoder in self.encoders]
+        signs = [distance, self.smoothing.add_to(graph, graph.add("Sum", *logits))]
         return self.evidence.add_to(graph, signs) if weighed else graph.add("Concat", *signs, axis=1)
+
+
+def _folded(encoder: PyramidEncoder, head: nn.Conv2d, scaling: tuple[Tensor, Tensor], *, share: float) -> FoldedEncoder:
+    """Raw pixels to the `share` of a network's logit."""
+    weight = share * head.weight.detach()[:, :, 0, 0]
+    folded = FoldedEncoder(encoder, *scaling, weight.new_zeros(weight.shape[1]), weight)
+    if head.bias is not None:
+        folded.offset += share * head.bias.detach().view(1, -1, 1, 1)
+    return folded
