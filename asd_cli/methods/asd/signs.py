@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class FoldedSigns(nn.Module):
-    """Raw pixels to the distance of bands and texture and the smoothed logit of the head, or to the evidence of both.
+    """Raw pixels to the distance of bands and texture and the smoothed logit of the heads, or to the evidence of both.
 
     Args:
         networks: encoders and heads, trained; they are copied. A head is linear in the descriptors, so that both fold
@@ -51,7 +51,6 @@ class FoldedSigns(nn.Module):
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleList(_folded(*network, scaling, share=1 / len(networks)) for network in networks)
-        self.first = cast(FoldedEncoder, self.encoders[0])
         self.evidence, self.halo = copy.deepcopy(evidence), halo
         self.texture, self.smoothing = around
         # what each sign does not need of the halo
@@ -61,6 +60,11 @@ class FoldedSigns(nn.Module):
         self.whiten.weight.data.copy_(whitening[:, :, None, None])
         self.whiten.bias = nn.Parameter(-(whitening.double() @ mean.double()).float())
         self.eval().requires_grad_(False)
+
+    @property
+    def first(self) -> FoldedEncoder:
+        """The encoder of the first network; input, shape and halo are those of all."""
+        return cast(FoldedEncoder, self.encoders[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, 2, H, W)."""
