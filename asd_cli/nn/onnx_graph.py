@@ -50,7 +50,8 @@ class OnnxGraph:
         inputs = [x, self.constant(array(layer.weight))]
         if layer.bias is not None:
             inputs.append(self.constant(array(layer.bias)))
-        return self.add("Conv", *inputs, strides=[stride] * 2, dilations=[dilation] * 2)
+        shape = {"strides": [stride] * 2, "dilations": [dilation] * 2, "group": layer.groups}
+        return self.add("Conv", *inputs, **shape)
 
     def max_pool(self, x: str, *, stride: int = 1, dilation: int = 1) -> str:
         """2 x 2."""

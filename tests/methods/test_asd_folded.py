@@ -163,16 +163,21 @@ from torch import nn
 from asd_cli.nn.fused import HiddenWeights, fused_hidden_layer
 
 torch.manual_seed(0)
-for bands, stride, dilation, outs, kernel in [(2, 1, 4, 5, 2), (1, 2, 2, 20, 3), (1, 1, 1, 1, 1)]:
-    first, last = nn.Conv2d(16, 128, kernel), nn.Conv2d(128, outs, 1, bias=False)
-    weights = HiddenWeights.of(first, last)
-    x = torch.randn(bands, 16, 20, 33).half().contiguous(memory_format=torch.channels_last)
+cases = [(2, 1, 4, 5, 2, 128, 1), (1, 2, 2, 20, 3, 128, 1), (1, 1, 1, 1, 1, 128, 1), (2, 2, 2, 1, 2, 32, 3)]
+for bands, stride, dilation, outs, kernel, width, groups in cases:
+    first = nn.Conv2d(16 * groups, width * groups, kernel, groups=groups)
+    last = nn.Conv2d(width * groups, outs, 1, bias=False)
+    x = torch.randn(bands, 16 * groups, 20, 33).half().contiguous(memory_format=torch.channels_last)
+    steps = {"stride": stride, "dilation": dilation}
     with torch.no_grad():
-        hidden = F.relu(F.conv2d(x.float(), first.weight, first.bias, stride=stride, dilation=dilation))
+        hidden = F.relu(F.conv2d(x.float(), first.weight, first.bias, groups=groups, **steps))
         expected = last(hidden).movedim(1, -1)
-        found = fused_hidden_layer(x, weights, stride=stride, dilation=dilation)
+        found = None
+        for part, weights in zip(x.chunk(groups, dim=1), HiddenWeights.of(first, last), strict=True):
+            before = found
+            found = fused_hidden_layer(part, weights, added=found, **steps)
         added = torch.randn_like(found)
-        norm = fused_hidden_layer(x, weights, stride=stride, dilation=dilation, added=added, norm=True)
+        norm = fused_hidden_layer(part, weights, added=added if before is None else added + before, norm=True, **steps)
     torch.testing.assert_close(found[..., :outs], expected, rtol=2e-3, atol=2e-3)
     assert (found[..., outs:] == 0).all()
     torch.testing.assert_close(norm, torch.linalg.vector_norm(found + added, dim=-1), rtol=1e-5, atol=1e-5)

@@ -178,7 +178,7 @@ def unbroken(small_tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
     folder = tmp_path_factory.mktemp("unbroken")
     tiles = TileOptions(tiles=(str(small_tiles),), normal=("forest",))
     options = TrainOptions(
-        tiles=tiles, output=folder / "whole", steps=130, crop=64, device="cpu", log=folder / "log.csv"
+        tiles=tiles, output=folder / "whole", steps=110, crop=64, device="cpu", log=folder / "log.csv"
     )
     train(options)
     return options

@@ -39,7 +39,7 @@ class HalfScorer:
         height, width = (n - 2 * halo for n in x.shape[-2:])
         x = self._folded.normalise(x).half()
         total = self._folded.offset.movedim(1, -1)
-        total = F.pad(total, (0, self._weights[0].last.shape[1] - total.shape[-1]))
+        total = F.pad(total, (0, self._weights[0][0].last.shape[1] - total.shape[-1]))
         total = total.expand(len(x), height, width, -1)
         for number, ((branch, exponent), weights) in enumerate(zip(self._scales, self._weights, strict=True)):
             cut = Cut.of(branch, exponent, (height, width), halo)
@@ -59,7 +59,7 @@ class HalfScorer:
     def _layers(
         self,
         branch: PatchNetwork,
-        weights: HiddenWeights,
+        groups: list[HiddenWeights],
         image: Tensor,
         stride: int,
         shape: tuple[int, int],
@@ -69,12 +69,19 @@ class HalfScorer:
     ) -> Tensor:
         """One scale: (B, *shape, padded L) plus `added`, or its norm (B, *shape)."""
         x, stride, dilation = branch.pooled(image, stride=stride)
-        reach = dilation * (weights.kernel - 1) + 1
+        reach = dilation * (groups[0].kernel - 1) + 1
         x = x[..., : (shape[0] - 1) * stride + reach, : (shape[1] - 1) * stride + reach]
         if self._fused:
             x = x.contiguous(memory_format=torch.channels_last)
-            return fused_hidden_layer(x, weights, stride=stride, dilation=dilation, added=added, norm=norm)
-        hidden = F.relu_(F.conv2d(x, branch.conv3.weight, branch.conv3.bias, stride=stride, dilation=dilation))
-        part = (hidden.movedim(1, -1).float() @ weights.last.float()) * weights.scale
-        part = part if added is None else part + added
-        return torch.linalg.vector_norm(part, dim=-1) if norm else part
+            for number, (part, weights) in enumerate(zip(x.chunk(len(groups), dim=1), groups, strict=True)):
+                last = norm and number == len(groups) - 1
+                added = fused_hidden_layer(part, weights, stride=stride, dilation=dilation, added=added, norm=last)
+            assert added is not None
+            return added
+        conv = branch.conv3
+        hidden = F.relu_(F.conv2d(x, conv.weight, conv.bias, stride=stride, dilation=dilation, groups=len(groups)))
+        for part, weights in zip(hidden.movedim(1, -1).float().chunk(len(groups), dim=-1), groups, strict=True):
+            one = (part @ weights.last.float()) * weights.scale
+            added = one if added is None else one + added
+        assert added is not None
+        return torch.linalg.vector_norm(added, dim=-1) if norm else added

@@ -13,6 +13,7 @@ Uncertainty Estimation using Deep Ensembles", 2017).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
@@ -143,6 +144,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
             raise InputError("--without and --loss-form change the paper's losses; add --recipe quick or paper")
         config = pyramid_config(options, length=_LENGTH, scales=_SCALES)
         recipe = RECIPES[options.recipe]
+        recipe = replace(recipe, steps_per_epoch=_MEMBERS * cast(int, recipe.steps_per_epoch))
         facts = {"virtual_anomalies": recipe.amplitudes.as_json()}
         config = {**config, "hidden": _HIDDEN, "members": _MEMBERS, "smoothing": _SMOOTHING, "texture": _TEXTURE}
         config |= {"weights": _UNLABELLED_WEIGHTS if options.unlabelled else _WEIGHTS, "taught": "localised"}

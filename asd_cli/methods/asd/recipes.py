@@ -10,8 +10,8 @@ from asd_cli.methods.recipe import Recipe
 RECIPES = {
     "standard": Recipe(
         crop=192,
-        epochs=9,
-        steps_per_epoch=100,  # of three networks in turn
+        epochs=10,
+        steps_per_epoch=30,  # of each network
         warmup_epochs=0,
         learning_rate=2e-3,
         weight_decay=1e-5,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ class FoldedSigns(nn.Module):
 
     Args:
         networks: encoders and heads, trained; they are copied. A head is linear in the descriptors, so that both fold
-            into one row; the mean of the logits is a sum of such rows.
+            into one row; the mean of all logits is the sum of such rows, computed at once.
         evidence: fitted; it is copied.
         around: texture beside the bands, and smoothing of the logit.
         scaling: low and high (bands,), the raw values that are -1 and 1 for the encoder.
@@ -50,32 +50,26 @@ class FoldedSigns(nn.Module):
         halo: int,
     ) -> None:
         super().__init__()
-        self.encoders = nn.ModuleList(_folded(*network, scaling, share=1 / len(networks)) for network in networks)
+        self.encoder = FoldedEncoder.summed([_folded(*one, scaling, share=1 / len(networks)) for one in networks])
         self.evidence, self.halo = copy.deepcopy(evidence), halo
         self.texture, self.smoothing = around
         # what each sign does not need of the halo
-        self._beside = halo - self.texture.margin, halo - self.first.halo - self.smoothing.margin
+        self._beside = halo - self.texture.margin, halo - self.encoder.halo - self.smoothing.margin
         mean, whitening = gaussian
         self.whiten = nn.Conv2d(len(mean), len(mean), 1)
         self.whiten.weight.data.copy_(whitening[:, :, None, None])
         self.whiten.bias = nn.Parameter(-(whitening.double() @ mean.double()).float())
         self.eval().requires_grad_(False)
 
-    @property
-    def first(self) -> FoldedEncoder:
-        """The encoder of the first network; input, shape and halo are those of all."""
-        return cast(FoldedEncoder, self.encoders[0])
-
     def forward(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, 2, H, W)."""
-        return self._signs(x, list(self.encoders))
+        return self._signs(x, self.encoder)
 
-    def _signs(self, x: Tensor, encoders: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
+    def _signs(self, x: Tensor, encoder: Callable[[Tensor], Tensor]) -> Tensor:
         near, far = (F.pad(x, (-beside,) * 4) for beside in self._beside)
-        white = self.whiten(self.texture(self.first.normalise(near)))
+        white = self.whiten(self.texture(self.encoder.normalise(near)))
         distance = torch.linalg.vector_norm(white, dim=1, keepdim=True)
-        logits = torch.stack([encoder(far) for encoder in encoders]).sum(dim=0)
-        return torch.cat([distance, self.smoothing(logits)], dim=1)
+        return torch.cat([distance, self.smoothing(encoder(far))], dim=1)
 
     def engine(self, device: torch.device, side: int, *, weighed: bool) -> Engine:
         """What maps blocks to evidence, or to both signs: ONNX Runtime on the CPU, half precision on CUDA devices (for
@@ -87,9 +81,9 @@ class FoldedSigns(nn.Module):
             return torch_engine(signs, device, side)
         if device.type != "cuda":
             return torch_engine(lambda x: signs.evidence(signs(x)), device, side)
-        fused = available(device, kernel=signs.first.kernel, hidden=signs.first.hidden)
-        half = [HalfScorer(cast(FoldedEncoder, one), fused=fused, norm=False) for one in signs.encoders]
-        return torch_engine(lambda x: signs.evidence(signs._signs(x, half)), device, side)
+        fused = available(device, kernel=signs.encoder.kernel, hidden=signs.encoder.hidden)
+        logits = HalfScorer(signs.encoder, fused=fused, norm=False)
+        return torch_engine(lambda x: signs.evidence(signs._signs(x, logits)), device, side)
 
     def _session(self, side: int, *, weighed: bool) -> onnxruntime.InferenceSession:
         """For one block (1, bands, side + 2 halo, side + 2 halo) -> (1, 1 or 2, side, side)."""
@@ -97,16 +91,15 @@ class FoldedSigns(nn.Module):
 
         graph, around = OnnxGraph(), side + 2 * self.halo
         output = self.add_to(graph, "x", weighed=weighed)
-        return graph.session(output, (1, self.first.low.shape[1], around, around))
+        return graph.session(output, (1, self.encoder.low.shape[1], around, around))
 
     def add_to(self, graph: OnnxGraph, x: str, *, weighed: bool) -> str:
         """Evidence or both signs as nodes: raw pixels (B, bands, H + 2 halo, W + 2 halo) -> (B, 1 or 2, H, W)."""
-        x = self.first.add_normalised(graph, x)
+        x = self.encoder.add_normalised(graph, x)
         near, far = (graph.trim(x, beside, beside) for beside in self._beside)
         white = graph.conv(self.texture.add_to(graph, near), self.whiten)
         distance = graph.add("ReduceL2", white, graph.constant([1], "int64"), keepdims=1)
-        logits = [cast(FoldedEncoder, encoder).add_to(graph, far) for encoder in self.encoders]
-        signs = [distance, self.smoothing.add_to(graph, graph.add("Sum", *logits))]
+        signs = [distance, self.smoothing.add_to(graph, self.encoder.add_to(graph, far))]
         return self.evidence.add_to(graph, signs) if weighed else graph.add("Concat", *signs, axis=1)
 
 
