@@ -235,6 +235,7 @@ def _select_bands(dataset: Any, name: str, bands: Sequence[int] | None) -> tuple
         selected = tuple(int(b) for b in bands)
         if not selected:
             raise RasterError(f"{name}: no band selected; choose from 1 to {dataset.count}")
+    kinds = dataset.colorinterp  # asks for all bands each time
     for band in selected:
         if not 1 <= band <= dataset.count:
             has = "1 band" if dataset.count == 1 else f"{dataset.count} bands"
@@ -244,7 +245,7 @@ def _select_bands(dataset: Any, name: str, bands: Sequence[int] | None) -> tuple
                 f"{name}: band {band} holds complex numbers ({dataset.dtypes[band - 1]}); convert it to real "
                 "values first, such as amplitude"
             )
-        if dataset.colorinterp[band - 1] == ColorInterp.palette:
+        if kinds[band - 1] == ColorInterp.palette:
             raise RasterError(
                 f"{name}: band {band} is colour-mapped; expand it first: gdal_translate -expand rgb IN OUT"
             )
@@ -263,8 +264,9 @@ def _mask_bands(dataset: Any, bands: Sequence[int], *, overridden: bool) -> tupl
     up here.
     """
     own: list[int] = []
+    of_all = dataset.mask_flag_enums  # asks for all bands each time
     for band in bands:
-        flags = set(dataset.mask_flag_enums[band - 1])
+        flags = set(of_all[band - 1])
         if MaskFlags.all_valid in flags or MaskFlags.alpha in flags or flags == {MaskFlags.nodata}:
             continue
         if overridden and MaskFlags.nodata in flags:  # NODATA_VALUES of the file, one per band

@@ -121,7 +121,8 @@ class RasterLabels:
             self._expand = expand_palette and bool(self.palette)
             self.colours = len(self._bands) == 3 or self._expand
             self.nodata: float | None = self._dataset.nodata
-            self._masked = any(MaskFlags.all_valid not in self._dataset.mask_flag_enums[b - 1] for b in self._bands)
+            flags = self._dataset.mask_flag_enums  # asks for all bands each time
+            self._masked = any(MaskFlags.all_valid not in flags[b - 1] for b in self._bands)
         except BaseException:
             self._dataset.close()
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from asd_cli.methods.asd.evidence import Evidence
 from asd_cli.methods.asd.half import HalfScorer
 from asd_cli.methods.asd.localised import LocalisedAsd
 from asd_cli.methods.asd.method import AsdMethod
+from asd_cli.methods.asd.recipes import RECIPES
 from asd_cli.methods.base import EvidenceDetector, TrainingBatch
 from asd_cli.nn.pyramid import MaskedBatchNorm2d
 from asd_cli.options import TrainOptions
@@ -326,7 +327,8 @@ def test_the_default_recipe_is_taught_so() -> None:
     around = {"smoothing": 4.0, "texture": 21, "weights": (0.5, 1.0)}
     assert plan.config == {"taught": "localised", **pyramid, "hidden": 32, "members": 3, **around}
     without_labels = AsdMethod.plan(TrainOptions(length=7, unlabelled=True)).config
-    assert without_labels == {**plan.config, "weights": (0.5, 0.25)}
+    assert without_labels == {**plan.config, "weights": (0.5, 0.25), "members": 1}
+    assert cast(int, plan.recipe.steps_per_epoch) == 3 * cast(int, RECIPES["standard"].steps_per_epoch)
     assert plan.facts == {"virtual_anomalies": plan.recipe.amplitudes.as_json()}
     for options in (TrainOptions(without=("compact",)), TrainOptions(loss_form="paper")):
         with pytest.raises(InputError, match="--without and --loss-form change the paper's losses; add --recipe quick"):

@@ -45,8 +45,8 @@ _LENGTH, _SCALES, _HIDDEN, _MEMBERS = 16, (0.25, 0.5, 1.0, 2.0), 32, 3
 # found by cross-validation within the training halves of the sets of `benchmarks/accuracy.py`
 _WEIGHTS, _SMOOTHING, _TEXTURE = (0.5, 1.0), 4.0, 21
 # without labels the head has seen the anomalies as normal, while the Gaussian leaves odd pixels out; found on scenes of
-# 128 x 128 px cut from the same halves
-_UNLABELLED_WEIGHTS = (0.5, 0.25)
+# 128 x 128 px cut from the same halves, with one network
+_UNLABELLED_WEIGHTS, _UNLABELLED_MEMBERS = (0.5, 0.25), 1
 _MOST_SMOOTHING, _LARGEST_TEXTURE = 32.0, 63
 _WIDTHS, _MOST_MEMBERS = (16, 32, 64, 128, 256), 16
 
@@ -144,10 +144,11 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
             raise InputError("--without and --loss-form change the paper's losses; add --recipe quick or paper")
         config = pyramid_config(options, length=_LENGTH, scales=_SCALES)
         recipe = RECIPES[options.recipe]
-        recipe = replace(recipe, steps_per_epoch=_MEMBERS * cast(int, recipe.steps_per_epoch))
+        weights, members = (_UNLABELLED_WEIGHTS, _UNLABELLED_MEMBERS) if options.unlabelled else (_WEIGHTS, _MEMBERS)
+        recipe = replace(recipe, steps_per_epoch=members * cast(int, recipe.steps_per_epoch))
         facts = {"virtual_anomalies": recipe.amplitudes.as_json()}
-        config = {**config, "hidden": _HIDDEN, "members": _MEMBERS, "smoothing": _SMOOTHING, "texture": _TEXTURE}
-        config |= {"weights": _UNLABELLED_WEIGHTS if options.unlabelled else _WEIGHTS, "taught": "localised"}
+        config = {**config, "hidden": _HIDDEN, "members": members, "smoothing": _SMOOTHING, "texture": _TEXTURE}
+        config |= {"weights": weights, "taught": "localised"}
         return TrainingPlan(config, recipe, facts)
 
     def objective(self, options: TrainOptions, *, warmup_epochs: int) -> LocalisedObjective:
