@@ -60,7 +60,12 @@ Examples:
     help="Of the method asd. standard: taught with localised virtual anomalies. quick: the paper's losses in a few "
     "minutes. paper: the paper's 100 epochs.",
 )
-@click.option("--steps", type=click.IntRange(1), default=None, help="Training steps, in place of the recipe's.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=None,
+    help="Training steps, in place of the recipe's; the networks of the recipe standard take turns.",
+)
 @click.option(
     "--crop",
     type=click.IntRange(32, 4096),
@@ -109,8 +114,8 @@ Examples:
     "--unlabelled",
     is_flag=True,
     help="Take every valid pixel as normal, whatever labels there are, although anomalies may be among them: nothing "
-    "is held out, the odd twentieth of the pixels does not shape the Gaussian, and the head of the recipe standard, "
-    "which has seen them all, counts less. For a scene that is its own reference.",
+    "is held out, the odd twentieth of the pixels does not shape the Gaussian, and the network of the recipe standard, "
+    "one instead of three, which has seen them all, counts less. For a scene that is its own reference.",
 )
 @click.option("--log", type=FILE, default=None, help="CSV with one row an epoch: losses, radius, held-out figure.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted run left beside the model.")
