@@ -33,7 +33,15 @@ CONFIGS: Mapping[str, tuple[str, int, dict[str, Any]]] = {
     "asd localised": (
         "asd",
         3,
-        {"taught": "localised", "length": 3, "scales": [0.5, 1.0], "patch_size": 10, "hidden": 16, "members": 2},
+        {
+            "taught": "localised",
+            "length": 3,
+            "scales": [0.5, 1.0],
+            "patch_size": 10,
+            "smoothing": 1.0,
+            "hidden": 16,
+            "members": 2,
+        },
     ),
     "rx": ("rx", 4, {"mode": "global"}),
     "rx local": ("rx", 2, {"mode": "local", "inner": 1, "outer": 5, "share": 0.1}),

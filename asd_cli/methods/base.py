@@ -32,8 +32,8 @@ class TrainingBatch:
 
     image, virtual: (B, bands, H + 2 halo, W + 2 halo) float32 on the raster's own range; `virtual` is the image as a
     virtual anomaly. mask: (B, H, W) bool, True for valid pixels of the normal class. changed: (B, H, W) bool, the
-    pixels of `virtual` that are anomalous; None means all. seed: of what else a step draws. step: its number, counted
-    from 0.
+    pixels of `virtual` that are anomalous; None means all. seed: of what else a step draws. step: number of the
+    training step, counted from 0; the loop sets it.
     """
 
     image: Tensor
@@ -142,7 +142,10 @@ class Detector(nn.Module, ABC):
         expected = self.state_dict()
         if set(expected) != set(arrays):
             odd = sorted(set(expected) ^ set(arrays))
-            raise ModelFileError(f"the tensors do not fit the method {self.name}: {', '.join(odd[:5])}")
+            shown = ", ".join(odd[:5])
+            raise ModelFileError(
+                f"the tensors do not fit the method {self.name} ({shown}); was it made by another version of asd?"
+            )
         for key, tensor in expected.items():
             given = arrays[key]
             wanted = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"

@@ -1,7 +1,7 @@
 """A convolution, ReLU and a 1x1 convolution as matrix products, forwards and backwards, for CPUs.
 
-Between the two lie 128 channels, the widest array of a patch network. Here it exists for a strip of rows at a time,
-which stays in the cache, and the way back computes it again; the products run at BLAS speed, where the dilated
+Between the two lie up to 128 channels, the widest array of a patch network. Here it exists for a strip of rows at a
+time, which stays in the cache, and the way back computes it again; the products run at BLAS speed, where the dilated
 convolutions of torch take three times as long on their way back (`benchmarks/training.py`).
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-_STRIP_PIXELS = 4096  # a strip's 128 channels are 2 MiB
+_STRIP_PIXELS = 4096  # 128 channels of a strip are 2 MiB
 
 
 class _Strip(NamedTuple):

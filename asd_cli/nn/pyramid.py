@@ -153,14 +153,14 @@ def _summed(networks: Sequence[PatchNetwork]) -> PatchNetwork:
 
 def _side_by_side(layers: Sequence[nn.Conv2d], *, groups: int) -> nn.Conv2d:
     first = layers[0]
-    joint: nn.Conv2d = nn.utils.skip_init(  # type: ignore[no-untyped-call]
-        nn.Conv2d,
-        first.in_channels * groups,
-        first.out_channels * len(layers),
-        cast(tuple[int, int], first.kernel_size),
-        groups=groups,
-        bias=first.bias is not None,
-    )
+    with torch.device("meta"):  # its own weights are not wanted
+        joint = nn.Conv2d(
+            first.in_channels * groups,
+            first.out_channels * len(layers),
+            cast(tuple[int, int], first.kernel_size),
+            groups=groups,
+            bias=first.bias is not None,
+        )
     joint.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in layers]))
     if first.bias is not None:
         joint.bias = nn.Parameter(torch.cat([cast(Tensor, layer.bias).detach() for layer in layers]))

@@ -181,6 +181,21 @@ for bands, stride, dilation, outs, kernel, width, groups in cases:
     torch.testing.assert_close(found[..., :outs], expected, rtol=2e-3, atol=2e-3)
     assert (found[..., outs:] == 0).all()
     torch.testing.assert_close(norm, torch.linalg.vector_norm(found + added, dim=-1), rtol=1e-5, atol=1e-5)
+
+from asd_cli.methods.asd.folded import FoldedEncoder
+from asd_cli.methods.asd.encoder import PyramidEncoder
+from asd_cli.methods.asd.half import HalfScorer
+
+encoders = [PyramidEncoder(2, length=3, scales=(0.5, 1.0, 2.0), hidden=16) for _ in range(2)]
+each = [FoldedEncoder(one, -torch.ones(2), torch.ones(2), torch.zeros(3), torch.eye(3)) for one in encoders]
+x = torch.randn(1, 2, 16 + 2 * each[0].halo, 16 + 2 * each[0].halo)
+joint = FoldedEncoder.summed(each)
+with torch.no_grad():
+    expected = sum(one(x) for one in each)
+    assert not torch.equal(each[0](x), each[1](x))
+    for fused in (False, True):
+        for norm, wanted in ((False, expected), (True, expected.norm(dim=1))):
+            torch.testing.assert_close(HalfScorer(joint, fused=fused, norm=norm)(x), wanted, rtol=5e-3, atol=5e-3)
 """
 
 

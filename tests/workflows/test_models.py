@@ -78,8 +78,8 @@ def test_missing_configuration(spoil: Callable[..., Path]) -> None:
     ("edit", "text"),
     [
         (lambda h, p: h.update(method="unheard"), "method 'unheard': not known; methods: .*asd"),
-        (lambda h, p: p["method"].pop("center"), "the tensors do not fit the method asd: center"),
-        (lambda h, p: p["method"].update(more=np.zeros(3)), "the tensors do not fit the method asd: more"),
+        (lambda h, p: p["method"].pop("center"), "the tensors do not fit the method asd .center.;"),
+        (lambda h, p: p["method"].update(more=np.zeros(3)), "the tensors do not fit the method asd .more.;"),
         (
             lambda h, p: p["method"].update(center=np.zeros(7, np.float32)),
             r"tensor center is float32\[7\], not the float32\[5\] of the method asd",

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,13 @@ class Toy:
             for index, parameter in enumerate(self.module.parameters()):
                 parameter.copy_(torch.linspace(-1, 1, parameter.numel()).reshape(parameter.shape) + index)
         self.epochs: list[int] = []
+        self.steps: list[int] = []
         self.reviews: list[tuple[int, int, int]] = []
         self.factor = 1.0
 
     def losses(self, batch: TrainingBatch, epoch: int) -> dict[str, Tensor]:
         self.epochs.append(epoch)
+        self.steps.append(batch.step)
         out = self.module(batch.image)
         return {"near": self.factor * (out - 1).square().mean(), "small": 0.1 * out.abs().mean()}
 
@@ -97,6 +100,13 @@ def test_every_step_once_in_order_and_a_review_after_each_epoch(tmp_path: Path) 
     assert [step for step, _ in seen] == list(range(1, 11))
     assert set(seen[0][1]) == {"radius", "near", "small", "loss"}
     assert figures == seen[-1][1]
+
+
+def test_batches_are_told_their_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = Toy()
+    monkeypatch.setitem(globals(), "SCHEDULE", replace(SCHEDULE, crops=2))
+    loop(tmp_path, toy).run()
+    assert toy.steps == [step for step in range(10) for _ in range(2)]
 
 
 def test_the_log_holds_the_means_of_each_epoch(tmp_path: Path) -> None:

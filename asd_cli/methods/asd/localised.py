@@ -12,6 +12,7 @@ Uncertainty Estimation using Deep Ensembles", 2017).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
@@ -40,6 +41,7 @@ from asd_cli.options import TrainOptions
 if TYPE_CHECKING:
     from asd_cli.nn.onnx_graph import OnnxGraph
 
+_log = logging.getLogger(__name__)
 _LENGTH, _SCALES, _HIDDEN, _MEMBERS = 16, (0.25, 0.5, 1.0, 2.0), 32, 3
 # weights of Gaussian and head, the standard deviation of the smoothing and the side of the squares of the texture (px):
 # found by cross-validation within the training halves of the sets of `benchmarks/accuracy.py`
@@ -48,7 +50,7 @@ _WEIGHTS, _SMOOTHING, _TEXTURE = (0.5, 1.0), 4.0, 21
 # 128 x 128 px cut from the same halves, with one network
 _UNLABELLED_WEIGHTS, _UNLABELLED_MEMBERS = (0.5, 0.25), 1
 _MOST_SMOOTHING, _LARGEST_TEXTURE = 32.0, 63
-_WIDTHS, _MOST_MEMBERS = (16, 32, 64, 128, 256), 16
+_HIDDEN_CHOICES, _MOST_MEMBERS = (16, 32, 64, 128, 256), 16
 
 
 class Member(nn.Module):
@@ -116,8 +118,8 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         Raises:
             ValueError: no scales, a scale that is no power of two, or a number that is out of range.
         """
-        if not (type(hidden) is int and hidden in _WIDTHS):
-            raise ValueError(f"hidden {hidden} is none of {', '.join(map(str, _WIDTHS))}")
+        if not (type(hidden) is int and hidden in _HIDDEN_CHOICES):
+            raise ValueError(f"hidden {hidden} is none of {', '.join(map(str, _HIDDEN_CHOICES))}")
         if not (type(members) is int and 1 <= members <= _MOST_MEMBERS):
             raise ValueError(f"members {members} is not within 1..{_MOST_MEMBERS}")
         smoothing = float(smoothing)
@@ -145,6 +147,8 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         config = pyramid_config(options, length=_LENGTH, scales=_SCALES)
         recipe = RECIPES[options.recipe]
         weights, members = (_UNLABELLED_WEIGHTS, _UNLABELLED_MEMBERS) if options.unlabelled else (_WEIGHTS, _MEMBERS)
+        if options.steps and options.steps < members:
+            _log.warning("--steps %d: too few for each of the %d networks; give more", options.steps, members)
         recipe = replace(recipe, steps_per_epoch=members * cast(int, recipe.steps_per_epoch))
         facts = {"virtual_anomalies": recipe.amplitudes.as_json()}
         config = {**config, "hidden": _HIDDEN, "members": members, "smoothing": _SMOOTHING, "texture": _TEXTURE}
