@@ -14,7 +14,7 @@ _SIZES = (4 * BLOCK, 3 * BLOCK, 2 * BLOCK, BLOCK)  # larger windows save next to
 _CACHE_SHARE, _LEAST_CACHE, _MOST_CACHE = 0.25, 32 * MIB, 1024 * MIB
 _CHIPS_BEYOND_WORKERS, _MAPS = 2, 3  # and those ahead; see `mapping.map_scene`
 _CHIPS_A_WORKER = 2  # what was read, and what becomes of it while holes are filled
-_THREAD = 32 * MIB  # what a computing thread keeps between blocks
+_THREAD = 12 * MIB  # what a computing thread keeps between blocks
 
 
 class Computing(Protocol):

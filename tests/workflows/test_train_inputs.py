@@ -132,10 +132,10 @@ def test_other_architectures(
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_tiles: Path) -> Callable[..., Result]:
-    """`asd train` on the tiny tiles for two steps, in a fresh folder."""
+    """`asd train` on the tiny tiles for three steps, in a fresh folder."""
 
     def invoke(*given: Any) -> Result:
-        arguments = ["train", tiny_tiles, "--steps", 2, "--crop", 96, "--device", "cpu"]
+        arguments = ["train", tiny_tiles, "--steps", 3, "--crop", 96, "--device", "cpu"]
         arguments += ["-o", tmp_path / "model.safetensors", *given]
         return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
@@ -143,7 +143,7 @@ def run(tmp_path: Path, tiny_tiles: Path) -> Callable[..., Result]:
 
 
 def test_standard_output_is_the_path_alone(run: Callable[..., Result], tmp_path: Path) -> None:
-    result = run("--normal", "forest", "--recipe", "quick", "--log", tmp_path / "log.csv")
+    result = run("--normal", "forest", "--recipe", "quick", "--steps", 2, "--log", tmp_path / "log.csv")
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{tmp_path / 'model.safetensors'}\n"
     lines = result.stderr.splitlines()
@@ -168,7 +168,7 @@ def test_json(run: Callable[..., Result], tmp_path: Path) -> None:
     report = json.loads(result.stdout)
     assert report["model"] == str(tmp_path / "model.safetensors")
     assert report["normal"] == ["forest"]
-    assert (report["tiles"], report["held_out_tiles"], report["skipped"], report["steps"]) == (3, 1, [], 2)
+    assert (report["tiles"], report["held_out_tiles"], report["skipped"], report["steps"]) == (3, 1, [], 3)
     assert report["held_out"]["pixels"] == 8352
     assert report["sha256"] == load_model(tmp_path / "model.safetensors").sha256
 
@@ -248,7 +248,7 @@ def test_skipped_tiles_are_counted(
 ) -> None:
     labels = [np.full((32, 32), code, np.uint8) for code in (1, 2, 1)]
     folder = make_tiles(tmp_path / "tiles", [make_texture(seed, 1, 32, 32) for seed in range(3)], labels)
-    given = ["--normal", "forest", "--steps", "2", "--crop", "32", "-o", str(tmp_path / "m.safetensors")]
+    given = ["--normal", "forest", "--steps", "3", "--crop", "32", "-o", str(tmp_path / "m.safetensors")]
     result = CliRunner().invoke(main, ["train", str(folder), *given], catch_exceptions=False)
     assert "1 tile(s) held out, 1 skipped (no normal pixel)" in result.stderr
     assert f"{folder / 'images' / 'tile_1.tif'}: skipped, it has no normal pixel" in result.stderr
