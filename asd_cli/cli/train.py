@@ -106,7 +106,9 @@ Examples:
     "paper: sums over channels, as the equations.",
 )
 @calibration_options(
-    TrainOptions, holdout="Share of the normal tiles that only the calibration sees, never the training."
+    TrainOptions,
+    holdout="Share of the normal tiles that only the calibration sees, never the training. Each of the networks of the "
+    "recipe standard lacks other tiles, where there are enough.",
 )
 @seed_option(TrainOptions)
 @device_option(TrainOptions)

@@ -1,15 +1,17 @@
 """Pieces of training tiles: what is trained on, what is held out, and one pass over the tiles to know both.
 
 Whole tiles are held out where there are several with normal pixels; of a single one, the region behind a cut across
-its longer side.
+its longer side. From each of several networks other tiles can be held out.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,12 +41,28 @@ class Piece:
 
 @dataclass(frozen=True)
 class Survey:
-    """The pieces of all tiles and a sample (n, bands) of the raw normal pixels of the training pieces."""
+    """The pieces of all tiles and a sample (n, bands) of the raw normal pixels of the training pieces.
+
+    folds: groups of held-out pieces. One is held out from everything; of several, each from the networks whose number
+    leaves its place as remainder, while `training` holds all pieces. None: nothing is held out. digest: SHA-256 of
+    the names of the tiles and of number and range of their normal pixels; tells these tiles from others.
+    """
 
     training: tuple[Piece, ...]
-    held_out: tuple[Piece, ...]
+    folds: tuple[tuple[Piece, ...], ...]
     sample: PixelSample
     skipped: tuple[str, ...]
+    digest: str
+
+    @property
+    def held_out(self) -> tuple[Piece, ...]:
+        """The pieces that show how a model does: those of the folds, or all where nothing is held out."""
+        return tuple(piece for fold in self.folds for piece in fold) if self.folds else self.training
+
+    def trains(self, network: int) -> tuple[Piece, ...]:
+        """The pieces that a network (counted from 0) is trained on."""
+        gone = set(self.folds[network % len(self.folds)]) if self.folds else set()
+        return tuple(piece for piece in self.training if piece not in gone)
 
     @property
     def training_tiles(self) -> int:
@@ -53,8 +71,8 @@ class Survey:
 
     @property
     def held_out_tiles(self) -> int:
-        """Number of tiles with held-out pieces; 0 where nothing is held out."""
-        return 0 if self.held_out == self.training else len({piece.tile for piece in self.held_out})
+        """Number of tiles with held-out pieces."""
+        return len({piece.tile for fold in self.folds for piece in fold})
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,46 +104,65 @@ def survey_tiles(
     halo: int,
     holdout: float,
     seed: int,
+    folds: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Survey:
     """One pass over the tiles: pieces of at most `crop` px a side, the held-out share, a sample of normal pixels.
 
-    The same tiles and seed give the same split; with a `holdout` of 0 the same pieces are in both parts. `progress`
-    gets tiles done and in all.
+    The same tiles and seed give the same split. With several `folds` each is another share of the tiles, as many folds
+    as there are tiles for; with a `holdout` of 0 there is none. `progress` gets tiles done and in all.
 
     Raises:
         TrainingError: no tile has a normal pixel, or a single tile has too few to hold some out.
     """
     surveyor = _Surveyor(tiles, crop, seed)
-    training: list[Piece] = []
-    held_out: list[Piece] = []
+    useful: list[list[Piece]] = []
+    held: list[list[Piece]] = []
     skipped: list[str] = []
-    useful = held = 0
-    sample = surveyor.empty_sample()
+    known: list[tuple[str, int, bytes, bytes]] = []
+    sample, held_sample = surveyor.empty_sample(), surveyor.empty_sample()
     order = np.random.default_rng([seed, 0]).permutation(len(tiles))
     for done, index in enumerate(int(i) for i in order):
         pieces, pixels = surveyor.whole_tile(index)
+        path = tiles.sources[index].path
+        known.append((Path(path).name, pixels.count, pixels.minimum.tobytes(), pixels.maximum.tobytes()))
         if not pieces:
-            skipped.append(tiles.sources[index].path)
+            skipped.append(path)
+        elif holdout and useful and len(held) < max(1, round((len(useful) + len(held) + 1) * holdout)):
+            held.append(pieces)
+            held_sample.merge(pixels)
         else:
-            useful += 1
-            if holdout and useful > 1 and held < max(1, round(useful * holdout)):
-                held += 1
-                held_out += pieces
-            else:
-                training += pieces
-                sample.merge(pixels)
+            useful.append(pieces)
+            sample.merge(pixels)
         progress(done + 1, len(tiles))
     if not useful:
         raise TrainingError(
             f"none of the {len(tiles)} tiles has a normal pixel; check --normal, labels, masks and nodata"
         )
-    if not holdout:
-        held_out = training
-    elif not held_out:
-        training, held_out, sample = surveyor.split(training[0].tile, halo, holdout)
+    groups: list[list[Piece]] = []
+    training = _joined(useful)
+    if held:
+        groups = [_joined(held), *_further(useful, len(held), folds - 1)]
+        if len(groups) > 1:
+            training += groups[0]
+            sample.merge(held_sample)
+    elif holdout:
+        training, split_off, sample = surveyor.split(training[0].tile, halo, holdout)
+        groups = [split_off]
     key = lambda piece: (piece.tile, piece.window.row, piece.window.col)  # noqa: E731
-    return Survey(tuple(sorted(training, key=key)), tuple(sorted(held_out, key=key)), sample, tuple(sorted(skipped)))
+    ordered = tuple(tuple(sorted(group, key=key)) for group in groups)
+    digest = hashlib.sha256(repr(sorted(known)).encode()).hexdigest()
+    return Survey(tuple(sorted(training, key=key)), ordered, sample, tuple(sorted(skipped)), digest)
+
+
+def _further(tiles: list[list[Piece]], size: int, most: int) -> list[list[Piece]]:
+    """At most so many groups of the pieces of `size` tiles each."""
+    count = min(most, len(tiles) // size)
+    return [_joined(tiles[place * size : (place + 1) * size]) for place in range(count)]
+
+
+def _joined(groups: list[list[Piece]]) -> list[Piece]:
+    return list(chain.from_iterable(groups))
 
 
 class _Surveyor:

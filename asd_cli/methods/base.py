@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -32,8 +32,8 @@ class TrainingBatch:
 
     image, virtual: (B, bands, H + 2 halo, W + 2 halo) float32 on the raster's own range; `virtual` is the image as a
     virtual anomaly. mask: (B, H, W) bool, True for valid pixels of the normal class. changed: (B, H, W) bool, the
-    pixels of `virtual` that are anomalous; None means all. seed: of what else a step draws. step: number of the
-    training step, counted from 0; the loop sets it.
+    pixels of `virtual` that are anomalous; None means all. seed: of what else a step draws. network: number of the
+    one that the batch trains, counted from 0, or that held-out pixels are shown to.
     """
 
     image: Tensor
@@ -41,7 +41,7 @@ class TrainingBatch:
     mask: Tensor
     changed: Tensor | None = None
     seed: int = 0
-    step: int = 0
+    network: int = 0
 
     def to(self, device: torch.device) -> TrainingBatch:
         """The same batch on a device, images in channels-last layout."""
@@ -49,7 +49,7 @@ class TrainingBatch:
         image = self.image.to(device, memory_format=layout)
         virtual = self.virtual.to(device, memory_format=layout)
         changed = None if self.changed is None else self.changed.to(device)
-        return TrainingBatch(image, virtual, self.mask.to(device), changed, self.seed, self.step)
+        return TrainingBatch(image, virtual, self.mask.to(device), changed, self.seed, self.network)
 
 
 class Detector(nn.Module, ABC):
@@ -57,11 +57,12 @@ class Detector(nn.Module, ABC):
 
     `halo` px of context are consumed on each side; the map is equivariant to shifts by multiples of `align` px. In
     blocks of one side it is the same for every window; by `tolerance`, relative to it, a score may differ from that of
-    the scene in one piece.
+    the scene in one piece. `networks` are trained in turn, step by step.
     """
 
     name: ClassVar[str]
     tolerance: ClassVar[float] = 1e-5
+    networks: int = 1
     bands: int
     halo: int
     align: int
@@ -209,6 +210,10 @@ class EvidenceDetector(DescriptorDetector):
     @abstractmethod
     def set_evidence(self, rows: NDArray[np.float32]) -> None:
         """Weigh signs from now on by those of held-out normal pixels (n, signs)."""
+
+    @abstractmethod
+    def part(self, networks: Sequence[int], gaussian: Gaussian) -> EvidenceDetector:
+        """A copy that has some of the networks alone, and another Gaussian."""
 
 
 class MemoryDetector(DescribingDetector):

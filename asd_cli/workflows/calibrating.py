@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from asd_cli.data.pieces import Piece
+from asd_cli.data.pieces import Piece, PieceData
 from asd_cli.data.tiles import TileSet
 from asd_cli.density.calibration import Calibration
 from asd_cli.density.sample import PixelSample
@@ -18,7 +18,8 @@ from asd_cli.methods.base import Detector, EvidenceDetector
 from asd_cli.metrics.histogram import ScoreCollector
 from asd_cli.metrics.roc import auc
 from asd_cli.vector.labels import IGNORED
-from asd_cli.workflows.fitting import Advance, mapped_pieces, weigh_signs
+from asd_cli.workflows.blind import Blind, weigh_signs
+from asd_cli.workflows.fitting import Advance, mapped_pieces
 from asd_cli.workflows.mapping import BlockMapper
 
 _log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class _Kept:
 def calibrate(
     detector: Detector,
     tiles: TileSet,
-    pieces: Sequence[Piece],
+    held_out: Sequence[Blind],
     device: torch.device,
     *,
     rate: float,
@@ -85,9 +86,8 @@ def calibrate(
     kept, a uniform sample where there are more.
     """
     if isinstance(detector, EvidenceDetector):
-        weigh_signs(detector, tiles, pieces, device, seed)
-    with BlockMapper(detector.distance_engine(device, detector.piece_side()), detector.halo) as mapper:
-        kept = _collect(mapper, tiles, pieces, seed, advance)
+        weigh_signs(detector, held_out, tiles, device, seed)
+    kept = _collect(held_out, tiles, device, seed, advance)
     distances = kept.everything.rows[:, 0]
     calibration = Calibration.fit(distances, rate)
     curve = kept.scores.curve()
@@ -103,9 +103,8 @@ def calibrate(
     return calibration, figures
 
 
-def _collect(
-    mapper: BlockMapper, tiles: TileSet, pieces: Sequence[Piece], seed: int, advance: Callable[[int], None]
-) -> _Kept:
+def _collect(held_out: Sequence[Blind], tiles: TileSet, device: torch.device, seed: int, advance: Advance) -> _Kept:
+    pieces = [piece for _, some in held_out for piece in some]
     order = {tile: place for place, tile in enumerate(dict.fromkeys(piece.tile for piece in pieces))}
     each = max(_KEPT // len(order) // 4, 1000)
     kept = _Kept(
@@ -114,8 +113,7 @@ def _collect(
         {tile: PixelSample(each, 1, seed) for tile in order},
         ScoreCollector(),
     )
-    for place, (piece, data, values) in enumerate(mapped_pieces(mapper, tiles, pieces, advance)):
-        distances = values[0]
+    for place, (piece, data, distances) in enumerate(_distances(held_out, tiles, device, advance)):
         normal = distances[data.normal][:, None]
         # neighbours in one tile are alike: only whole tiles make an honest check
         half = order[piece.tile] % 2 if len(order) > 1 else 2 * place // len(pieces)
@@ -125,6 +123,16 @@ def _collect(
         other = ~np.isnan(distances) & (tiles.anomalous_class(data.codes) != IGNORED)
         kept.scores.add(distances[other], np.ones(np.count_nonzero(other), np.uint8))
     return kept
+
+
+def _distances(
+    held_out: Sequence[Blind], tiles: TileSet, device: torch.device, advance: Advance
+) -> Iterator[tuple[Piece, PieceData, NDArray[np.float32]]]:
+    """Each piece with its data and its distances (h, w)."""
+    for detector, pieces in held_out:
+        with BlockMapper(detector.distance_engine(device, detector.piece_side()), detector.halo) as mapper:
+            for piece, data, values in mapped_pieces(mapper, tiles, pieces, advance):
+                yield piece, data, values[0]
 
 
 def _cross_check(halves: Sequence[NDArray[np.float32]], rate: float) -> float | None:

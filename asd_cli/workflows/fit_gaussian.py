@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +16,13 @@ from asd_cli.model_file import model_header
 from asd_cli.nn.devices import resolve_device
 from asd_cli.options import FitGaussianOptions
 from asd_cli.staging import check_not_read, check_target
+from asd_cli.workflows.blind import blind
 from asd_cli.workflows.calibrating import HeldOutFigures, calibrate
 from asd_cli.workflows.fitting import fit_normal, merged, suspicious_tiles, tile_moments
 from asd_cli.workflows.models import Model, load_model
 from asd_cli.workflows.tilesets import open_tiles_for, tile_facts, warn_of_suspicious
 
+_log = logging.getLogger(__name__)
 _CROP = 1024
 
 
@@ -68,7 +71,9 @@ def fit_gaussian(
     device = resolve_device(options.device)
     tiles = open_tiles_for(model, options.tiles)
     check_not_read([options.output], tiles.files)
-    survey = survey_tiles(tiles, crop=_CROP, halo=detector.halo, holdout=options.holdout, seed=options.seed)
+    survey = survey_tiles(
+        tiles, crop=_CROP, halo=detector.halo, holdout=options.holdout, seed=options.seed, folds=detector.networks
+    )
     advance = _Counter(progress, len(survey.training) + len(survey.held_out))
     parts = tile_moments(detector, tiles, survey.training, device, advance)
     fitted = merged(list(parts.values()), detector.length)
@@ -78,9 +83,8 @@ def fit_gaussian(
     suspicious = suspicious_tiles(parts, old)
     warn_of_suspicious(suspicious, tiles)
     rate = options.false_alarm_rate or model.calibration.false_alarm_rate
-    calibration, figures = calibrate(
-        detector, tiles, survey.held_out, device, rate=rate, seed=options.seed, advance=advance
-    )
+    held_out = blind(detector, survey, parts, old, trained=_is_of_training(model, survey, options))
+    calibration, figures = calibrate(detector, tiles, held_out, device, rate=rate, seed=options.seed, advance=advance)
     new = Model(_header(model, options, tiles, survey, figures), detector.cpu(), calibration, moments, options.output)
     return FitReport(
         model=options.output,
@@ -95,6 +99,22 @@ def fit_gaussian(
         suspicious={tiles.sources[i].path: ratio for i, ratio in suspicious.items()},
         held_out=figures,
     )
+
+
+def _is_of_training(model: Model, survey: Survey, options: FitGaussianOptions) -> bool:
+    """Whether these are the tiles that the networks are trained on; warn where others were held out then."""
+    training = model.header.get("training")
+    if not isinstance(training, dict) or training.get("of_tiles") != survey.digest:
+        return False
+    split = {name: training.get(name) for name in ("seed", "holdout")}
+    if split != {"seed": options.seed, "holdout": options.holdout} and training.get("steps") and split["holdout"]:
+        _log.warning(
+            "the model is trained on these tiles, with --seed %s --holdout %s: give the same here, or the calibration "
+            "rests on pixels that it knows",
+            split["seed"],
+            split["holdout"],
+        )
+    return True
 
 
 def _with_normal_of(model: Model, options: FitGaussianOptions) -> FitGaussianOptions:

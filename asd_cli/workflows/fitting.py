@@ -17,7 +17,7 @@ from asd_cli.density.gaussian import Gaussian, fit_ledoit_wolf
 from asd_cli.density.moments import Moments
 from asd_cli.density.sample import PixelSample
 from asd_cli.errors import TrainingError
-from asd_cli.methods.base import DescriptorDetector, Detector, EvidenceDetector, MemoryDetector
+from asd_cli.methods.base import DescriptorDetector, Detector, MemoryDetector
 from asd_cli.nn.engines import Engine
 from asd_cli.raster.windows import Window
 from asd_cli.workflows.mapping import BlockMapper
@@ -25,7 +25,6 @@ from asd_cli.workflows.mapping import BlockMapper
 _log = logging.getLogger(__name__)
 _PIXELS_PER_VALUE = 50  # fewer pixels than this for each entry of the covariance and the fit is shaky
 _CONTAMINATED = 4.0  # mean squared distance of a tile under the others, in units of what normal pixels have
-_SIGN_PIXELS = 500_000
 _TRIMMED, _TRIM_VALUES = 0.05, 10_000_000
 _THIN = 1e-10  # variance of a direction, relative to the widest, that is rounding of float32 descriptors
 Advance = Callable[[int], None]
@@ -78,7 +77,7 @@ def robust_limit(
     gaussian = fit_ledoit_wolf(moments)
     sample = PixelSample(max(_TRIM_VALUES // detector.length, 1000), detector.length, seed)
     engine = detector.descriptor_engine(device, detector.piece_side())
-    _add_normal(sample, detector, engine, tiles, pieces, lambda count: None)
+    add_normal(sample, detector, engine, tiles, pieces, lambda count: None)
     distances = gaussian.distance(sample.rows.astype(np.float64))
     return Limit(gaussian, float(np.quantile(distances, 1.0 - _TRIMMED)))
 
@@ -101,20 +100,6 @@ def tile_moments(
     return found
 
 
-def weigh_signs(
-    detector: EvidenceDetector, tiles: TileSet, pieces: Sequence[Piece], device: torch.device, seed: int
-) -> None:
-    """Show the detector the signs of normal pixels, a uniform sample where there are more than half a million.
-
-    Raises:
-        TrainingError: none of them is finite.
-    """
-    sample = PixelSample(_SIGN_PIXELS, detector.signs, seed)
-    engine = detector.sign_engine(device, detector.piece_side())
-    _add_normal(sample, detector, engine, tiles, pieces, lambda count: None)
-    detector.set_evidence(sample.rows)
-
-
 def descriptor_sample(
     detector: MemoryDetector,
     tiles: TileSet,
@@ -130,11 +115,11 @@ def descriptor_sample(
     """
     sample = PixelSample(detector.sample_size, detector.length, seed)
     engine = detector.descriptor_engine(device, detector.piece_side())
-    _add_normal(sample, detector, engine, tiles, pieces, advance)
+    add_normal(sample, detector, engine, tiles, pieces, advance)
     return sample
 
 
-def _add_normal(
+def add_normal(
     sample: PixelSample, detector: Detector, engine: Engine, tiles: TileSet, pieces: Sequence[Piece], advance: Advance
 ) -> None:
     """Add to a sample what an engine makes of the normal pixels of pieces."""

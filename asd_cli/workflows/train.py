@@ -25,7 +25,8 @@ from asd_cli.model_file import model_header
 from asd_cli.nn.devices import keep_freed_memory, resolve_device
 from asd_cli.options import TrainOptions
 from asd_cli.staging import check_not_read, check_target
-from asd_cli.workflows.batches import PieceBatches, virtual_anomaly
+from asd_cli.workflows.batches import Draws, PieceBatches, virtual_anomaly
+from asd_cli.workflows.blind import blind
 from asd_cli.workflows.calibrating import HeldOutFigures, calibrate
 from asd_cli.workflows.checkpoint import Checkpoint
 from asd_cli.workflows.fitting import (
@@ -57,6 +58,7 @@ class TrainReport:
     tiles: int
     skipped: tuple[str, ...]
     held_out_tiles: int
+    folds: int
     normal_pixels: int
     steps: int
     seconds: float
@@ -64,9 +66,10 @@ class TrainReport:
 
     def summary(self) -> str:
         """A few lines for people."""
+        some = " from some of the networks" if self.folds > 1 else ""
         lines = [
             f"normal: {', '.join(self.normal)}; {self.tiles} tiles with {self.normal_pixels} normal pixels trained on, "
-            f"{self.held_out_tiles} tile(s) held out, {len(self.skipped)} skipped (no normal pixel)",
+            f"{self.held_out_tiles} tile(s) held out{some}, {len(self.skipped)} skipped (no normal pixel)",
             self.held_out.summary(),
             f"{self.steps} steps in {self.seconds:.0f} s; model {self.model} (sha256 {self.sha256[:12]})",
         ]
@@ -131,6 +134,7 @@ def train(
         tiles=survey.training_tiles,
         skipped=survey.skipped,
         held_out_tiles=survey.held_out_tiles,
+        folds=len(survey.folds),
         normal_pixels=survey.sample.count,
         steps=steps,
         seconds=time.monotonic() - start,
@@ -162,7 +166,9 @@ def _prepare(options: TrainOptions, plan: TrainingPlan, tiles: TileSet, device: 
     detector = _untrained(options, plan, tiles.band_count)
     crop = options.crop or plan.recipe.crop
     holdout = 0.0 if options.unlabelled else options.holdout
-    survey = survey_tiles(tiles, crop=crop, halo=detector.halo, holdout=holdout, seed=options.seed)
+    survey = survey_tiles(
+        tiles, crop=crop, halo=detector.halo, holdout=holdout, seed=options.seed, folds=detector.networks
+    )
     for path in survey.skipped:
         _log.info("%s: skipped, it has no normal pixel", path)
     scaling = Scaling.of(plan.recipe.scaling, survey.sample)
@@ -214,11 +220,12 @@ def _run(job: _Job, checkpoint: Checkpoint, progress: Progress) -> int:
         job.scaling,
         virtual_anomaly(recipe.amplitudes),
         halo=job.detector.halo,
-        seed=options.seed,
+        draws=Draws(options.seed, job.detector.networks, job.crops),
         crop=job.crop if recipe.jitter else None,
         review_pieces=recipe.review_pieces,
     )
-    schedule, warmup = schedule_of(recipe, steps=options.steps, pieces=-(-len(batches.pieces) // job.crops))
+    pieces = sum(map(len, batches.pieces))
+    schedule, warmup = schedule_of(recipe, steps=options.steps, pieces=-(-pieces // job.crops))
     schedule = replace(schedule, crops=job.crops)
     objective = job.detector.objective(options, warmup_epochs=warmup)
     if objective is None:
@@ -249,16 +256,16 @@ def _run(job: _Job, checkpoint: Checkpoint, progress: Progress) -> int:
 def _finish(job: _Job, steps: int) -> tuple[Model, HeldOutFigures]:
     """Gaussian or memory, where the method has one, calibration and header of a trained detector."""
     options, tiles, survey = job.options, job.tiles, job.survey
-    moments = None
+    moments, parts = None, dict[int, Moments]()
     if isinstance(job.detector, DescriptorDetector):
-        moments = _fit(job.detector, job)
+        moments, parts = _fit(job.detector, job)
     elif isinstance(job.detector, MemoryDetector):
         sample = descriptor_sample(job.detector, tiles, survey.training, job.device, options.seed, lambda count: None)
         job.detector.set_memory(sample.rows, options.seed)
     calibration, figures = calibrate(
         job.detector,
         tiles,
-        survey.held_out,
+        blind(job.detector, survey, parts),
         job.device,
         rate=options.false_alarm_rate,
         seed=options.seed,
@@ -279,6 +286,8 @@ def _finish(job: _Job, steps: int) -> tuple[Model, HeldOutFigures]:
             "unlabelled": options.unlabelled,
             "tiles": survey.training_tiles,
             "held_out_tiles": survey.held_out_tiles,
+            "folds": len(survey.folds),
+            "of_tiles": survey.digest,
             "normal_pixels": survey.sample.count,
         },
         held_out=figures.for_header(),
@@ -286,7 +295,8 @@ def _finish(job: _Job, steps: int) -> tuple[Model, HeldOutFigures]:
     return Model(header, job.detector.cpu(), calibration, moments, options.output), figures
 
 
-def _fit(detector: DescriptorDetector, job: _Job) -> Moments:
+def _fit(detector: DescriptorDetector, job: _Job) -> tuple[Moments, dict[int, Moments]]:
+    """Fit the Gaussian; the moments that it comes from, in all and of each tile."""
     pieces = job.survey.training
     parts = tile_moments(detector, job.tiles, pieces, job.device, lambda count: None)
     moments = merged(list(parts.values()), detector.length)
@@ -296,4 +306,4 @@ def _fit(detector: DescriptorDetector, job: _Job) -> Moments:
         moments = merged(list(parts.values()), detector.length)
     fit_normal(detector, moments)
     warn_of_suspicious(suspicious_tiles(parts), job.tiles)
-    return moments
+    return moments, parts

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -52,10 +52,10 @@ class Schedule:
 
 
 class Batches(Protocol):
-    """Training data: every batch is a function of its step number alone, so that a resumed run sees the same."""
+    """Training data: every batch is a function of its number alone, so that a resumed run sees the same."""
 
-    def batch(self, step: int) -> TrainingBatch:
-        """The batch of a step (counted from 0)."""
+    def batch(self, number: int) -> TrainingBatch:
+        """A batch by its number (counted from 0); each step takes as many as it has crops."""
         ...
 
     def training(self) -> Iterable[TrainingBatch]:
@@ -172,26 +172,25 @@ class TrainingLoop:
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.rate(step)
         self._optimizer.zero_grad(set_to_none=True)
-        epoch, averaged = step // self._schedule.steps_per_epoch, _Averaged(self._module, self._crops)
+        averaged = _Averaged(self._module, self._crops)
         sums: dict[str, float] = {}
         for batch in batches:
             with averaged.one():
-                sums = _added(sums, self._backward(replace(batch, step=step).to(self._device), epoch))
+                sums = _added(sums, self._backward(batch.to(self._device), step))
         told = torch.tensor([value / len(batches) for value in sums.values()], device=self._device)
         averaged.settle(self._ranks, told)
         self._optimizer.step()
         return dict(zip(sums, told.tolist(), strict=True)) if self._crops > 1 else sums
 
-    def _backward(self, batch: TrainingBatch, epoch: int) -> dict[str, float]:
+    def _backward(self, batch: TrainingBatch, step: int) -> dict[str, float]:
         """Add a batch's part of the gradients; its losses."""
         with self._devices.autocast():
-            terms = self._objective.losses(batch, epoch)
+            terms = self._objective.losses(batch, step // self._schedule.steps_per_epoch)
             loss = torch.stack([t.float() for t in terms.values()]).sum()
         values = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
         if not math.isfinite(values["loss"]):
             raise TrainingError(
-                f"the loss is no longer finite at step {batch.step + 1}; "
-                "check the tiles for odd values (--bands, --nodata)"
+                f"the loss is no longer finite at step {step + 1}; check the tiles for odd values (--bands, --nodata)"
             )
         (loss / self._crops if self._crops > 1 else loss).backward()  # type: ignore[no-untyped-call]
         return values

@@ -83,6 +83,32 @@ def test_a_share_of_the_tiles_is_held_out(tiles_of: Callable[..., TileSet], hold
     assert found.sample.count == 400 * (10 - held)
 
 
+@pytest.mark.parametrize(
+    ("count", "holdout", "folds", "sizes"),
+    [(10, 0.2, 3, [2, 2, 2]), (10, 0.5, 3, [5, 5]), (10, 0.6, 3, [6]), (3, 0.2, 3, [1, 1, 1]), (2, 0.2, 3, [1, 1])],
+)
+def test_each_network_lacks_other_tiles(
+    tiles_of: Callable[..., TileSet], count: int, holdout: float, folds: int, sizes: list[int]
+) -> None:
+    tiles = tiles_of(*[label(20, 20)] * count)
+    found = survey(tiles, holdout=holdout, folds=folds)
+    groups = [{piece.tile for piece in fold} for fold in found.folds]
+    assert [len(group) for group in groups] == sizes
+    assert sum(map(len, groups)) == len(set.union(*groups)) == found.held_out_tiles
+    assert groups[0] == {piece.tile for piece in survey(tiles, holdout=holdout).held_out}
+    for network in range(4):
+        assert {piece.tile for piece in found.trains(network)} == set(range(count)) - groups[network % len(groups)]
+    assert found.training_tiles == (count if len(sizes) > 1 else count - sizes[0])
+    assert found.sample.count == 400 * found.training_tiles
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_nothing_is_held_out_where_none_is_asked_for(tiles_of: Callable[..., TileSet], folds: int) -> None:
+    found = survey(tiles_of(*[label(20, 20)] * 3), holdout=0.0, folds=folds)
+    assert (found.folds, found.held_out_tiles) == ((), 0)
+    assert found.held_out == found.training == found.trains(2)
+
+
 def test_the_seed_chooses_which(tiles_of: Callable[..., TileSet]) -> None:
     tiles = tiles_of(*[label(20, 20)] * 6)
     chosen = [{p.tile for p in survey(tiles, seed=seed).held_out} for seed in (0, 0, 1, 2, 3, 4)]
@@ -127,7 +153,8 @@ def test_the_sample_holds_normal_training_pixels_only(tiles_of: Callable[..., Ti
 def test_a_single_tile_is_cut_across_its_longer_side_with_a_halo_between(
     tiles_of: Callable[..., TileSet], shape: tuple[int, int]
 ) -> None:
-    found = survey(tiles_of(label(*shape), label(code=2)))
+    found = survey(tiles_of(label(*shape), label(code=2)), folds=3)
+    assert found.trains(1) == found.training
     first, second = ("row_stop", "row") if shape[0] > shape[1] else ("col_stop", "col")
     last_trained = max(getattr(piece.region, first) for piece in found.training)
     first_held = min(getattr(piece.window, second) for piece in found.held_out)

@@ -15,7 +15,7 @@ from asd_cli.data.scaling import Scaling
 from asd_cli.data.tiles import TileSet
 from asd_cli.options import TileOptions
 from asd_cli.raster.windows import Window
-from asd_cli.workflows.batches import PieceBatches, _rich, virtual_anomaly
+from asd_cli.workflows.batches import Draws, PieceBatches, _rich, virtual_anomaly
 from asd_cli.workflows.tilesets import open_tiles
 
 HALO, CROP = 16, 32
@@ -45,7 +45,7 @@ def survey(tiles: TileSet) -> Survey:
 
 
 def make(tiles: TileSet, survey: Survey, **changes: Any) -> PieceBatches:
-    given = {"halo": HALO, "seed": 1, "crop": CROP, "review_pieces": None} | changes
+    given = {"halo": HALO, "draws": Draws(1), "crop": CROP, "review_pieces": None} | changes
     scaling = Scaling.robust(survey.sample)
     maker = virtual_anomaly(given.pop("amplitudes", Amplitudes()))
     return PieceBatches(tiles, survey, scaling, maker, **given)
@@ -62,7 +62,7 @@ def test_a_batch_depends_on_seed_and_step_alone(tiles: TileSet, survey: Survey, 
     steps = [9, 0, 3, 4, 3, 12]
     first = {step: one.batch(step) for step in steps}
     assert all(same(first[step], two.batch(step)) for step in sorted(steps, reverse=True))
-    other = make(tiles, survey, crop=crop, seed=2)
+    other = make(tiles, survey, crop=crop, draws=Draws(2))
     assert not all(same(first[step], other.batch(step)) for step in steps)
 
 
@@ -82,19 +82,42 @@ def test_shapes_types_and_masks(tiles: TileSet, survey: Survey) -> None:
 def test_jittered_crops_leave_out_pieces_with_hardly_a_normal_pixel(tiles: TileSet, survey: Survey) -> None:
     batches = make(tiles, survey)
     assert {piece.tile for piece in survey.training} == {0, 1}
-    assert {piece.tile for piece in batches.pieces} == {1}
+    assert [{piece.tile for piece in pieces} for pieces in batches.pieces] == [{1}]
 
 
 def test_without_jitter_every_piece_comes_up_once_in_every_epoch(tiles: TileSet, survey: Survey) -> None:
     batches = make(tiles, survey, crop=None)
-    assert list(batches.pieces) == list(survey.training)
-    count = len(batches.pieces)
+    (pieces,) = batches.pieces
+    assert list(pieces) == list(survey.training)
+    count = len(pieces)
     orders = []
     for epoch in range(3):
         masks = [batches.batch(epoch * count + place).mask for place in range(count)]
         assert sorted(int(mask.sum()) for mask in masks) == sorted(piece.normal for piece in survey.training)
         orders.append([int(mask.sum()) for mask in masks])
     assert len({tuple(order) for order in orders}) > 1
+
+
+def test_networks_take_turns_on_what_is_not_held_out_from_them() -> None:
+    draws = Draws(1, networks=3, crops=2)
+    turns = [draws.turn(number) for number in range(14)]
+    assert [network for network, _ in turns] == [0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2, 0, 0]
+    for network in range(3):
+        seen = [before for whose, before in turns if whose == network]
+        assert seen == list(range(len(seen)))
+
+
+def test_no_network_sees_its_own_fold(tiles: TileSet) -> None:
+    found = survey_tiles(tiles, crop=CROP, halo=HALO, holdout=0.2, seed=0, folds=3)
+    batches = make(tiles, found, crop=None, draws=Draws(1, networks=3))
+    for network, fold in enumerate(found.folds):
+        pieces = batches.pieces[network]
+        assert {piece.tile for piece in pieces} == {0, 1, 2} - {piece.tile for piece in fold}
+        own = [batches.batch(network + 3 * turn) for turn in range(len(pieces))]
+        assert {batch.network for batch in own} == {network}
+        assert sorted(int(b.mask.sum()) for b in own) == sorted(piece.normal for piece in pieces)
+    shown = [(batch.network, int(batch.mask.sum())) for batch in batches.held_out()]
+    assert shown == [(network, piece.normal) for network, fold in enumerate(found.folds) for piece in fold]
 
 
 def test_a_set_of_small_pieces_only_is_trained_on_all_the_same(tiles: TileSet) -> None:

@@ -15,6 +15,7 @@ from asd_cli.data.pieces import Piece
 from asd_cli.density.sample import PixelSample
 from asd_cli.options import TileOptions
 from asd_cli.raster.windows import Window
+from asd_cli.workflows.blind import Blind
 from asd_cli.workflows.calibrating import _cross_check, _odd_tiles, calibrate
 from asd_cli.workflows.models import load_model
 from asd_cli.workflows.tilesets import open_tiles
@@ -68,7 +69,7 @@ def test_calibrate_warns_of_contaminated_held_out_tiles(
 
     def warnings_of(chosen: list[Piece]) -> list[str]:
         caplog.clear()
-        calibrate(detector, tiles, chosen, device, rate=0.01, seed=0, advance=lambda count: None)
+        calibrate(detector, tiles, [Blind(detector, chosen)], device, rate=0.01, seed=0, advance=lambda count: None)
         return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
     assert warnings_of(pieces[:3]) == []
@@ -83,7 +84,8 @@ def test_halves_are_whole_tiles(contaminated: Path, random_model: Path, caplog: 
     region = Window(0, 0, 96, 96)
     pieces = [Piece(tile, Window(row, 0, 48, 96), region, 48 * 96) for tile in (2, 3) for row in (0, 48)]
     detector = load_model(random_model).detector
-    _, figures = calibrate(detector, tiles, pieces, torch.device("cpu"), rate=0.01, seed=0, advance=lambda count: None)
+    held_out, device = [Blind(detector, pieces)], torch.device("cpu")
+    _, figures = calibrate(detector, tiles, held_out, device, rate=0.01, seed=0, advance=lambda count: None)
     assert figures.false_alarm_check is not None
     assert figures.false_alarm_check > 0.03
     assert figures.pixels == 2 * 96 * 96

@@ -14,6 +14,7 @@ from asd_cli.density.moments import Moments
 from asd_cli.errors import TrainingError
 from asd_cli.options import TileOptions
 from asd_cli.raster.windows import Window
+from asd_cli.workflows.blind import blind
 from asd_cli.workflows.calibrating import calibrate
 from asd_cli.workflows.fitting import fit_normal, merged, suspicious_tiles, tile_moments
 from asd_cli.workflows.models import Model, load_model
@@ -97,7 +98,7 @@ def test_calibration_comes_from_held_out_normal_pixels(model: Model, tiny_tiles:
     survey = survey_tiles(tiles, crop=48, halo=16, holdout=0.5, seed=0)
     steps: list[int] = []
     calibration, figures = calibrate(
-        model.detector, tiles, survey.held_out, CPU, rate=0.01, seed=0, advance=steps.append
+        model.detector, tiles, blind(model.detector, survey, {}), CPU, rate=0.01, seed=0, advance=steps.append
     )
     assert sum(steps) == len(survey.held_out)
     normal, other = [], []
@@ -136,7 +137,8 @@ def test_one_held_out_piece_cannot_be_cross_checked(
     images = [make_texture(seed, 3, 24, 24).clip(0, 255).astype(np.uint8) for seed in range(2)]
     tiles = open_tiles(TileOptions(tiles=(str(make_tiles(tmp_path / "tiles", images)),)))
     survey = survey_tiles(tiles, crop=64, halo=16, holdout=0.2, seed=0)
-    _, figures = calibrate(model.detector, tiles, survey.held_out, CPU, rate=0.01, seed=0, advance=nothing)
+    held_out = blind(model.detector, survey, {})
+    _, figures = calibrate(model.detector, tiles, held_out, CPU, rate=0.01, seed=0, advance=nothing)
     assert figures.false_alarm_check is None
     assert figures.auc is None
     assert "cross-checked" not in figures.summary()

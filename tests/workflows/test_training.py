@@ -29,13 +29,11 @@ class Toy:
             for index, parameter in enumerate(self.module.parameters()):
                 parameter.copy_(torch.linspace(-1, 1, parameter.numel()).reshape(parameter.shape) + index)
         self.epochs: list[int] = []
-        self.steps: list[int] = []
         self.reviews: list[tuple[int, int, int]] = []
         self.factor = 1.0
 
     def losses(self, batch: TrainingBatch, epoch: int) -> dict[str, Tensor]:
         self.epochs.append(epoch)
-        self.steps.append(batch.step)
         out = self.module(batch.image)
         return {"near": self.factor * (out - 1).square().mean(), "small": 0.1 * out.abs().mean()}
 
@@ -46,19 +44,19 @@ class Toy:
 
 
 class Numbers:
-    """Batches that are a function of the step."""
+    """Batches that are a function of their number."""
 
     def __init__(self, fail_at: int | None = None) -> None:
         self.fail_at = fail_at
         self.asked: list[int] = []
         self.threads: set[str] = set()
 
-    def batch(self, step: int) -> TrainingBatch:
-        self.asked.append(step)
+    def batch(self, number: int) -> TrainingBatch:
+        self.asked.append(number)
         self.threads.add(threading.current_thread().name)
-        if step == self.fail_at:
+        if number == self.fail_at:
             raise OutputError("the disk is gone")
-        image = torch.full((1, 2, 4, 4), float(step % 5))
+        image = torch.full((1, 2, 4, 4), float(number % 5))
         return TrainingBatch(image, image, torch.ones(1, 2, 2, dtype=torch.bool))
 
     def training(self) -> Iterable[TrainingBatch]:
@@ -102,11 +100,12 @@ def test_every_step_once_in_order_and_a_review_after_each_epoch(tmp_path: Path) 
     assert figures == seen[-1][1]
 
 
-def test_batches_are_told_their_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    toy = Toy()
+def test_a_step_takes_as_many_batches_as_it_has_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy, batches = Toy(), Numbers()
     monkeypatch.setitem(globals(), "SCHEDULE", replace(SCHEDULE, crops=2))
-    loop(tmp_path, toy).run()
-    assert toy.steps == [step for step in range(10) for _ in range(2)]
+    loop(tmp_path, toy, batches).run()
+    assert [number for number in batches.asked if number >= 0] == list(range(20))
+    assert toy.epochs == [epoch for epoch in (0, 0, 0, 0, 1, 1, 1, 1, 2, 2) for _ in range(2)]
 
 
 def test_the_log_holds_the_means_of_each_epoch(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
@@ -23,6 +24,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from asd_cli.density.gaussian import Gaussian
 from asd_cli.errors import InputError
 from asd_cli.methods.asd.encoder import PyramidEncoder, check_variances
 from asd_cli.methods.asd.evidence import Evidence, check_evidence
@@ -88,6 +90,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         around = {"smoothing": smoothing, "texture": texture}
         self._config = {**network, "scales": list(network["scales"]), "members": members, **around}
         self._weights = weights
+        self.networks = members
         self.members = nn.ModuleList(Member(bands, **network) for _ in range(members))
         encoder = cast(Member, self.members[0]).encoder
         self.evidence = Evidence(self.signs)
@@ -172,10 +175,11 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         logits: Tensor = self.members[member](self._trimmed(x, 0), mask)
         return logits[:, 0]
 
-    def smoothed_logits(self, x: Tensor) -> Tensor:
-        """As `logits`, the mean of all members, smoothed."""
+    def smoothed_logits(self, x: Tensor, members: Sequence[int] | None = None) -> Tensor:
+        """As `logits`, the mean of some members or all, smoothed."""
         near = self._trimmed(x, self.smoothing.margin)
-        return self.smoothing(torch.stack([member(near) for member in self.members]).mean(dim=0))[:, 0]
+        chosen = range(self.networks) if members is None else members
+        return self.smoothing(torch.stack([self.members[i](near) for i in chosen]).mean(dim=0))[:, 0]
 
     def _trimmed(self, x: Tensor, margin: int) -> Tensor:
         """What members need of raw pixels for a margin of logits around the inner ones, on their range."""
@@ -217,6 +221,14 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         """Weigh signs from now on by those of held-out normal pixels (n, 2)."""
         self.evidence.fit(rows, self._weights)
 
+    def part(self, networks: Sequence[int], gaussian: Gaussian) -> Self:
+        """See `EvidenceDetector`."""
+        part = deepcopy(self)
+        part.members = nn.ModuleList(part.members[i] for i in networks)
+        part.networks = part._config["members"] = len(networks)
+        part.set_gaussian(gaussian)
+        return part
+
     def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         super()._check_arrays(arrays)
         check_variances(arrays)
@@ -224,8 +236,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
 
 
 class LocalisedObjective:
-    """The logistic loss of one head after the other, step by step, normal pixels and virtual anomalies counting the
-    same."""
+    """The logistic loss of the head whose turn it is, normal pixels and virtual anomalies counting the same."""
 
     short_names: ClassVar[Mapping[str, str]] = {"loss": "loss", "held_out": "held-out"}
 
@@ -233,9 +244,8 @@ class LocalisedObjective:
         self.module = method
 
     def losses(self, batch: TrainingBatch, epoch: int) -> dict[str, Tensor]:
-        """Mean over unchanged normal pixels plus mean over changed ones, of the member whose turn it is."""
-        member = batch.step % len(self.module.members)
-        logits = self.module.logits(batch.virtual, batch.mask, member=member).float()
+        """Mean over unchanged normal pixels plus mean over changed ones."""
+        logits = self.module.logits(batch.virtual, batch.mask, member=batch.network).float()
         changed = torch.ones_like(batch.mask) if batch.changed is None else batch.changed
         return {
             "normal": masked_mean(F.softplus(logits), batch.mask & ~changed),
@@ -245,12 +255,12 @@ class LocalisedObjective:
     def review(
         self, epochs_done: int, training: Iterable[TrainingBatch], held_out: Iterable[TrainingBatch]
     ) -> dict[str, float]:
-        """Mean loss of held-out normal pixels."""
+        """Mean loss of held-out normal pixels, under a network that does not know them."""
         total, count = 0.0, 0
         self.module.eval()
         with torch.inference_mode():
             for batch in held_out:
-                values = F.softplus(self.module.smoothed_logits(batch.image).float()[batch.mask])
+                values = F.softplus(self.module.smoothed_logits(batch.image, [batch.network]).float()[batch.mask])
                 total += float(values.sum())
                 count += values.numel()
         self.module.train()
