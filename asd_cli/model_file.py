@@ -2,7 +2,7 @@
 
 Header (the text under the one metadata key ``asd``): format, version, method, config, bands, pixel size, normal
 classes, training, figures, and a digest of all of it and the tensors, so that damage shows. Tensors: ``method.*``
-weights and buffers, ``moments.*`` of the normal descriptors, ``calibration.*``.
+weights and buffers, ``moments.*`` of the normal descriptors, ``calibration.*``, ``tiles.*`` of the training.
 """
 
 from __future__ import annotations

@@ -101,6 +101,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Writes a model with seeded untrained weights; on `texture` about one pixel in ten is anomalous to it."""
     import torch
 
+    from asd_cli.data.known import KnownTiles
     from asd_cli.density.calibration import Calibration
     from asd_cli.methods.asd.method import AsdMethod
     from asd_cli.model_file import model_header
@@ -134,7 +135,8 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         }
         path = tmp_path_factory.mktemp("random") / "random.safetensors"
         calibration = Calibration.fit(distances.ravel(), 0.1)
-        Model(model_header(**{**facts, **header}), method, calibration, None, path).write(overwrite=False)
+        whole = model_header(**{**facts, **header})
+        Model(whole, method, calibration, None, KnownTiles.none(), path).write(overwrite=False)
         return path
 
     return make

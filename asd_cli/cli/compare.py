@@ -142,7 +142,7 @@ Examples:
 )
 @click.option("--steps", type=click.IntRange(1), default=None, help="Training steps of every row that names none.")
 @calibration_options(
-    CompareOptions, holdout="Share of the normal training tiles that only the calibration sees, never the training."
+    CompareOptions, holdout="Share of the normal training tiles that is held out, to calibrate; see asd train."
 )
 @seed_option(CompareOptions)
 @device_option(CompareOptions)

@@ -107,8 +107,8 @@ Examples:
 )
 @calibration_options(
     TrainOptions,
-    holdout="Share of the normal tiles that only the calibration sees, never the training. Each of the networks of the "
-    "recipe standard lacks other tiles, where there are enough.",
+    holdout="Share of the normal tiles that is held out from a network, to calibrate. From each of the three of the "
+    "recipe standard it is another share, where there are enough tiles.",
 )
 @seed_option(TrainOptions)
 @device_option(TrainOptions)

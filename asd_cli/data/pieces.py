@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,15 +43,15 @@ class Survey:
     """The pieces of all tiles and a sample (n, bands) of the raw normal pixels of the training pieces.
 
     folds: groups of held-out pieces. One is held out from everything; of several, each from the networks whose number
-    leaves its place as remainder, while `training` holds all pieces. None: nothing is held out. digest: SHA-256 of
-    the names of the tiles and of number and range of their normal pixels; tells these tiles from others.
+    leaves its place as remainder, while `training` holds all pieces. None: nothing is held out. identities: of each
+    tile with normal pixels, by its number, 64 bits of a hash of its valid pixels, whatever its name and labels.
     """
 
     training: tuple[Piece, ...]
     folds: tuple[tuple[Piece, ...], ...]
     sample: PixelSample
     skipped: tuple[str, ...]
-    digest: str
+    identities: Mapping[int, int]
 
     @property
     def held_out(self) -> tuple[Piece, ...]:
@@ -63,6 +62,11 @@ class Survey:
         """The pieces that a network (counted from 0) is trained on."""
         gone = set(self.folds[network % len(self.folds)]) if self.folds else set()
         return tuple(piece for piece in self.training if piece not in gone)
+
+    @property
+    def normal_pixels(self) -> int:
+        """Number of normal pixels in the training pieces."""
+        return sum(piece.normal for piece in self.training)
 
     @property
     def training_tiles(self) -> int:
@@ -109,8 +113,9 @@ def survey_tiles(
 ) -> Survey:
     """One pass over the tiles: pieces of at most `crop` px a side, the held-out share, a sample of normal pixels.
 
-    The same tiles and seed give the same split. With several `folds` each is another share of the tiles, as many folds
-    as there are tiles for; with a `holdout` of 0 there is none. `progress` gets tiles done and in all.
+    The same tiles and seed give the same split. With several `folds` each is another share of the tiles with at most
+    half of the normal pixels, as many folds as there are tiles for, and the sample is of all tiles; with a `holdout` of
+    0 there is none. `progress` gets tiles done and in all.
 
     Raises:
         TrainingError: no tile has a normal pixel, or a single tile has too few to hold some out.
@@ -119,22 +124,22 @@ def survey_tiles(
     useful: list[list[Piece]] = []
     held: list[list[Piece]] = []
     skipped: list[str] = []
-    known: list[tuple[str, int, bytes, bytes]] = []
+    identities: dict[int, int] = {}
     sample, held_sample = surveyor.empty_sample(), surveyor.empty_sample()
     order = np.random.default_rng([seed, 0]).permutation(len(tiles))
     for done, index in enumerate(int(i) for i in order):
-        pieces, pixels = surveyor.whole_tile(index)
-        path = tiles.sources[index].path
-        known.append((Path(path).name, pixels.count, pixels.minimum.tobytes(), pixels.maximum.tobytes()))
+        pieces, pixels, identity = surveyor.whole_tile(index)
+        progress(done + 1, len(tiles))
         if not pieces:
-            skipped.append(path)
-        elif holdout and useful and len(held) < max(1, round((len(useful) + len(held) + 1) * holdout)):
+            skipped.append(tiles.sources[index].path)
+            continue
+        identities[index] = identity
+        if holdout and useful and len(held) < max(1, round((len(useful) + len(held) + 1) * holdout)):
             held.append(pieces)
             held_sample.merge(pixels)
         else:
             useful.append(pieces)
             sample.merge(pixels)
-        progress(done + 1, len(tiles))
     if not useful:
         raise TrainingError(
             f"none of the {len(tiles)} tiles has a normal pixel; check --normal, labels, masks and nodata"
@@ -142,23 +147,30 @@ def survey_tiles(
     groups: list[list[Piece]] = []
     training = _joined(useful)
     if held:
-        groups = [_joined(held), *_further(useful, len(held), folds - 1)]
-        if len(groups) > 1:
-            training += groups[0]
+        groups = [_joined(held)]
+        if folds > 1:
+            groups = _fair([*groups, *_further(useful, len(held), folds - 1)], training + groups[0])
+            kept = set(groups[0]) if len(groups) == 1 else set()
+            training = [piece for piece in chain(training, *held) if piece not in kept]
             sample.merge(held_sample)
     elif holdout:
         training, split_off, sample = surveyor.split(training[0].tile, halo, holdout)
         groups = [split_off]
     key = lambda piece: (piece.tile, piece.window.row, piece.window.col)  # noqa: E731
     ordered = tuple(tuple(sorted(group, key=key)) for group in groups)
-    digest = hashlib.sha256(repr(sorted(known)).encode()).hexdigest()
-    return Survey(tuple(sorted(training, key=key)), ordered, sample, tuple(sorted(skipped)), digest)
+    return Survey(tuple(sorted(training, key=key)), ordered, sample, tuple(sorted(skipped)), identities)
 
 
 def _further(tiles: list[list[Piece]], size: int, most: int) -> list[list[Piece]]:
     """At most so many groups of the pieces of `size` tiles each."""
     count = min(most, len(tiles) // size)
     return [_joined(tiles[place * size : (place + 1) * size]) for place in range(count)]
+
+
+def _fair(groups: list[list[Piece]], everything: list[Piece]) -> list[list[Piece]]:
+    """The groups that leave at least half of the normal pixels to train on; the first where none does."""
+    most = sum(piece.normal for piece in everything) / 2
+    return [group for group in groups if sum(piece.normal for piece in group) <= most] or groups[:1]
 
 
 def _joined(groups: list[list[Piece]]) -> list[Piece]:
@@ -173,21 +185,26 @@ class _Surveyor:
         bands = self._tiles.band_count
         return PixelSample(min(_SAMPLE_PIXELS, max(2000, _SAMPLE_VALUES // bands)), bands, self._seed)
 
-    def whole_tile(self, index: int) -> tuple[list[Piece], PixelSample]:
+    def whole_tile(self, index: int) -> tuple[list[Piece], PixelSample, int]:
+        """Pieces that have a normal pixel, a sample of these pixels, and the tile's identity."""
         with self._tiles.open(index) as tile:
-            grid = tile.grid
-            return self._region(index, tile, Window(0, 0, grid.height, grid.width))
+            return self._region(index, tile, Window(0, 0, *tile.grid.shape))
 
-    def _region(self, index: int, tile: LabelledTile, region: Window) -> tuple[list[Piece], PixelSample]:
-        """Pieces of a region that have a normal pixel, and a sample of these pixels."""
-        pieces, sample = [], self.empty_sample()
-        for window in partition(region, self._crop):
+    def _region(self, index: int, tile: LabelledTile, region: Window) -> tuple[list[Piece], PixelSample, int]:
+        pieces: list[Piece] = []
+        sample = self.empty_sample()
+        # sums of the bits of all pixels: the same however the region is cut into windows
+        sums = np.zeros(self._tiles.band_count + 1, np.uint64)
+        for window in partition(region, self._crop) if min(region.shape) > 0 else ():
             data = read_piece(self._tiles, tile, window, 0)
+            valid = data.chip.pixels[:, data.chip.valid]
+            sums += np.append(valid.view(np.uint32).sum(axis=1, dtype=np.uint64), np.uint64(valid.shape[1]))
             count = int(np.count_nonzero(data.normal))
             if count:
                 sample.add(data.chip.pixels[:, data.normal].T, (index, window.row, window.col))
                 pieces.append(Piece(index, window, region, count))
-        return pieces, sample
+        identity = hashlib.sha256(repr((region.shape, sums.tolist())).encode()).digest()
+        return pieces, sample, int.from_bytes(identity[:8], "big")
 
     def split(self, index: int, halo: int, holdout: float) -> tuple[list[Piece], list[Piece], PixelSample]:
         """Cut a tile so that about `holdout` of its normal pixels lie behind the cut, a halo away from the rest."""
@@ -200,8 +217,8 @@ class _Surveyor:
                 before, behind = Window(0, 0, cut - halo, width), Window(cut, 0, height - cut, width)
             else:
                 before, behind = Window(0, 0, height, cut - halo), Window(0, cut, height, width - cut)
-            training, sample = self._region(index, tile, before) if min(before.shape) > 0 else ([], self.empty_sample())
-            held_out, _ = self._region(index, tile, behind) if min(behind.shape) > 0 else ([], sample)
+            training, sample, _ = self._region(index, tile, before)
+            held_out, *_ = self._region(index, tile, behind)
             if not training or not held_out:
                 raise TrainingError(
                     f"{self._tiles.sources[index].path}: the only tile with normal pixels, and it has too few "

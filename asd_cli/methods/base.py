@@ -212,8 +212,8 @@ class EvidenceDetector(DescriptorDetector):
         """Weigh signs from now on by those of held-out normal pixels (n, signs)."""
 
     @abstractmethod
-    def part(self, networks: Sequence[int], gaussian: Gaussian) -> EvidenceDetector:
-        """A copy that has some of the networks alone, and another Gaussian."""
+    def part(self, networks: Sequence[int], gaussian: Gaussian | None) -> EvidenceDetector:
+        """A copy that has some of the networks alone, and another Gaussian where one is given."""
 
 
 class MemoryDetector(DescribingDetector):

@@ -1,4 +1,7 @@
-"""Held-out pieces, each with the detector as it is without them."""
+"""Held-out pieces, each with the detector as it is without them.
+
+The range of the bands alone, which scales pixels, is of all tiles.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ from typing import NamedTuple
 
 import torch
 
+from asd_cli.data.known import KnownTiles
 from asd_cli.data.pieces import Piece, Survey
 from asd_cli.data.tiles import TileSet
-from asd_cli.density.gaussian import fit_ledoit_wolf
+from asd_cli.density.gaussian import Gaussian, fit_ledoit_wolf
 from asd_cli.density.moments import Moments
 from asd_cli.density.sample import PixelSample
 from asd_cli.methods.base import Detector, EvidenceDetector
@@ -29,27 +33,34 @@ def blind(
     detector: Detector,
     survey: Survey,
     parts: Mapping[int, Moments],
-    known: Moments | None = None,
-    *,
-    trained: bool = True,
+    tiles: KnownTiles,
+    earlier: Moments | None = None,
 ) -> list[Blind]:
-    """Each fold with a Gaussian of the other tiles' moments (and `known` ones), and where the networks are `trained` on
-    these tiles, those that are not trained on the fold; of a single fold, or none, the detector as it is.
-
-    Raises:
-        InputError: the other tiles have fewer than two normal pixels.
+    """Held-out pieces with the networks that are not trained on their tile, of known `tiles`, and of several folds with
+    a Gaussian of the moments of the tiles outside their fold (and `earlier` ones). Pieces that all networks are trained
+    on are left out.
     """
-    if len(survey.folds) < 2:
-        return [Blind(detector, survey.held_out)]
-    assert isinstance(detector, EvidenceDetector)
     found = []
-    for place, fold in enumerate(survey.folds):
-        gone = {piece.tile for piece in fold}
-        rest = [moments for tile, moments in parts.items() if tile not in gone]
-        gaussian = fit_ledoit_wolf(merged([known or Moments.empty(detector.length), *rest], detector.length))
-        networks = range(place, detector.networks, len(survey.folds)) if trained else range(detector.networks)
-        found.append(Blind(detector.part(networks, gaussian), fold))
+    everything = tuple(range(detector.networks))
+    for fold in survey.folds or (survey.held_out,):
+        gaussian = _without(fold, parts, earlier) if len(survey.folds) > 1 else None
+        groups: dict[tuple[int, ...], list[Piece]] = {}
+        for piece in fold:
+            networks = tiles.new_to(survey.identities[piece.tile], detector.networks)
+            groups.setdefault(everything if networks is None else networks, []).append(piece)
+        for networks, pieces in groups.items():
+            if networks == everything and gaussian is None:
+                found.append(Blind(detector, pieces))
+            elif networks and isinstance(detector, EvidenceDetector):
+                found.append(Blind(detector.part(networks, gaussian), pieces))
     return found
+
+
+def _without(fold: Sequence[Piece], parts: Mapping[int, Moments], earlier: Moments | None) -> Gaussian:
+    gone = {piece.tile for piece in fold}
+    rest = [moments for tile, moments in parts.items() if tile not in gone]
+    length = len(next(iter(parts.values())).mean)
+    return fit_ledoit_wolf(merged([earlier or Moments.empty(length), *rest], length))
 
 
 def weigh_signs(
@@ -68,3 +79,8 @@ def weigh_signs(
         add_normal(sample, one, engine, tiles, pieces, lambda count: None)
     for one in (detector, *(one for one, _ in signing)):
         one.set_evidence(sample.rows)
+
+
+def held_out_text(tiles: int, folds: int) -> str:
+    """How many tiles are held out, for people."""
+    return f"{tiles} of them held out in turn" if folds > 1 else f"{tiles} tile(s) held out"

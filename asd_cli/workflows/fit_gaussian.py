@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from asd_cli.data.pieces import Survey, survey_tiles
 from asd_cli.data.tiles import TileSet
+from asd_cli.density.moments import Moments
 from asd_cli.errors import InputError
 from asd_cli.methods.base import DescriptorDetector
 from asd_cli.model_file import model_header
 from asd_cli.nn.devices import resolve_device
 from asd_cli.options import FitGaussianOptions
 from asd_cli.staging import check_not_read, check_target
-from asd_cli.workflows.blind import blind
+from asd_cli.workflows.blind import Blind, blind, held_out_text
 from asd_cli.workflows.calibrating import HeldOutFigures, calibrate
 from asd_cli.workflows.fitting import fit_normal, merged, suspicious_tiles, tile_moments
 from asd_cli.workflows.models import Model, load_model
@@ -35,6 +36,7 @@ class FitReport:
     tiles: int
     skipped: tuple[str, ...]
     held_out_tiles: int
+    folds: int
     fitted_pixels: int
     all_pixels: int
     shrinkage: float
@@ -47,7 +49,7 @@ class FitReport:
         return "\n".join(
             [
                 f"{self.tiles} tiles with {self.fitted_pixels} normal pixels fitted ({self.all_pixels} in the model), "
-                f"{self.held_out_tiles} tile(s) held out, {len(self.skipped)} skipped (no normal pixel)",
+                f"{held_out_text(self.held_out_tiles, self.folds)}, {len(self.skipped)} skipped (no normal pixel)",
                 f"Ledoit-Wolf shrinkage {self.shrinkage:.3g}, condition of the covariance {self.condition:.3g}",
                 self.held_out.summary(),
             ]
@@ -83,15 +85,18 @@ def fit_gaussian(
     suspicious = suspicious_tiles(parts, old)
     warn_of_suspicious(suspicious, tiles)
     rate = options.false_alarm_rate or model.calibration.false_alarm_rate
-    held_out = blind(detector, survey, parts, old, trained=_is_of_training(model, survey, options))
+    held_out = _held_out(model, detector, survey, parts, old)
+    advance(len(survey.held_out) - sum(len(pieces) for _, pieces in held_out))
     calibration, figures = calibrate(detector, tiles, held_out, device, rate=rate, seed=options.seed, advance=advance)
-    new = Model(_header(model, options, tiles, survey, figures), detector.cpu(), calibration, moments, options.output)
+    header = _header(model, options, tiles, survey, figures)
+    new = Model(header, detector.cpu(), calibration, moments, model.tiles, options.output)
     return FitReport(
         model=options.output,
         sha256=new.write(overwrite=options.overwrite),
         tiles=survey.training_tiles,
         skipped=survey.skipped,
         held_out_tiles=survey.held_out_tiles,
+        folds=len(survey.folds),
         fitted_pixels=fitted.count,
         all_pixels=moments.count,
         shrinkage=gaussian.shrinkage,
@@ -101,20 +106,21 @@ def fit_gaussian(
     )
 
 
-def _is_of_training(model: Model, survey: Survey, options: FitGaussianOptions) -> bool:
-    """Whether these are the tiles that the networks are trained on; warn where others were held out then."""
-    training = model.header.get("training")
-    if not isinstance(training, dict) or training.get("of_tiles") != survey.digest:
-        return False
-    split = {name: training.get(name) for name in ("seed", "holdout")}
-    if split != {"seed": options.seed, "holdout": options.holdout} and training.get("steps") and split["holdout"]:
-        _log.warning(
-            "the model is trained on these tiles, with --seed %s --holdout %s: give the same here, or the calibration "
-            "rests on pixels that it knows",
-            split["seed"],
-            split["holdout"],
-        )
-    return True
+def _held_out(
+    model: Model, detector: DescriptorDetector, survey: Survey, parts: Mapping[int, Moments], old: Moments | None
+) -> list[Blind]:
+    """What judges the held-out pieces; warn where that, or the Gaussian, knows them."""
+    known = [i for i in survey.identities.values() if model.tiles.new_to(i, detector.networks) is not None]
+    if known and old is not None:
+        _log.warning("--update: the model knows %d of the tiles already; give only new ones", len(known))
+    held_out = blind(detector, survey, parts, model.tiles, old)
+    if held_out:
+        return held_out
+    _log.warning(
+        "the networks are trained on all tiles that are held out here, so that the calibration expects too few false "
+        "alarms; give other tiles, or --seed and --holdout as at the training"
+    )
+    return [Blind(detector, survey.held_out)]
 
 
 def _with_normal_of(model: Model, options: FitGaussianOptions) -> FitGaussianOptions:
@@ -153,7 +159,8 @@ def _header(
         "holdout": options.holdout,
         "tiles": survey.training_tiles,
         "held_out_tiles": survey.held_out_tiles,
-        "normal_pixels": survey.sample.count,
+        "folds": len(survey.folds),
+        "normal_pixels": survey.normal_pixels,
     }
     size = model.header.get("pixel_size_m") if options.update else facts["pixel_size_m"]
     changed = {"normal": normal, "pixel_size_m": size, "refit": refit, "held_out": figures.for_header()}

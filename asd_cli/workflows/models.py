@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from asd_cli.data.known import KnownTiles
 from asd_cli.data.tiles import TileSet
 from asd_cli.density.calibration import Calibration
 from asd_cli.density.moments import Moments
@@ -28,12 +29,14 @@ from asd_cli.workflows.stages import StageClock
 
 @dataclass(frozen=True)
 class Model:
-    """Everything that scoring needs. `moments` are those of the normal descriptors, where the method has some."""
+    """Everything that scoring needs. `moments` are those of the normal descriptors, where the method has some; `tiles`
+    those that the networks are trained on."""
 
     header: dict[str, Any]
     detector: Detector
     calibration: Calibration
     moments: Moments | None
+    tiles: KnownTiles
     path: Path
     sha256: str = ""
 
@@ -92,6 +95,7 @@ class Model:
         parts: dict[str, Mapping[str, NDArray[Any]]] = {
             "method": self.detector.arrays(),
             "calibration": self.calibration.to_arrays(),
+            "tiles": self.tiles.to_arrays(),
         }
         if self.moments is not None:
             parts["moments"] = moments_arrays(self.moments)
@@ -117,11 +121,12 @@ def load_model(path: Path) -> Model:
         )
         calibration = Calibration.from_arrays(file.part("calibration"))
         moments = _moments_of(detector, file.part("moments"))
+        tiles = KnownTiles.from_arrays(file.part("tiles"))
     except AsdError as error:
         raise ModelFileError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelFileError(f"{path}: the model file does not describe a usable model ({error})") from error
-    return Model(header, detector, calibration, moments, path, file.sha256)
+    return Model(header, detector, calibration, moments, tiles, path, file.sha256)
 
 
 def _moments_of(detector: Detector, arrays: Mapping[str, NDArray[Any]]) -> Moments | None:

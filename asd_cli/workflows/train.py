@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from asd_cli import __version__
+from asd_cli.data.known import KnownTiles
 from asd_cli.data.pieces import Survey, survey_tiles
 from asd_cli.data.scaling import Scaling
 from asd_cli.data.tiles import TileSet
@@ -26,7 +27,7 @@ from asd_cli.nn.devices import keep_freed_memory, resolve_device
 from asd_cli.options import TrainOptions
 from asd_cli.staging import check_not_read, check_target
 from asd_cli.workflows.batches import Draws, PieceBatches, virtual_anomaly
-from asd_cli.workflows.blind import blind
+from asd_cli.workflows.blind import Blind, blind, held_out_text
 from asd_cli.workflows.calibrating import HeldOutFigures, calibrate
 from asd_cli.workflows.checkpoint import Checkpoint
 from asd_cli.workflows.fitting import (
@@ -66,10 +67,9 @@ class TrainReport:
 
     def summary(self) -> str:
         """A few lines for people."""
-        some = " from some of the networks" if self.folds > 1 else ""
         lines = [
             f"normal: {', '.join(self.normal)}; {self.tiles} tiles with {self.normal_pixels} normal pixels trained on, "
-            f"{self.held_out_tiles} tile(s) held out{some}, {len(self.skipped)} skipped (no normal pixel)",
+            f"{held_out_text(self.held_out_tiles, self.folds)}, {len(self.skipped)} skipped (no normal pixel)",
             self.held_out.summary(),
             f"{self.steps} steps in {self.seconds:.0f} s; model {self.model} (sha256 {self.sha256[:12]})",
         ]
@@ -135,7 +135,7 @@ def train(
         skipped=survey.skipped,
         held_out_tiles=survey.held_out_tiles,
         folds=len(survey.folds),
-        normal_pixels=survey.sample.count,
+        normal_pixels=survey.normal_pixels,
         steps=steps,
         seconds=time.monotonic() - start,
         held_out=figures,
@@ -256,16 +256,17 @@ def _run(job: _Job, checkpoint: Checkpoint, progress: Progress) -> int:
 def _finish(job: _Job, steps: int) -> tuple[Model, HeldOutFigures]:
     """Gaussian or memory, where the method has one, calibration and header of a trained detector."""
     options, tiles, survey = job.options, job.tiles, job.survey
-    moments, parts = None, dict[int, Moments]()
+    known = KnownTiles.of(survey) if steps else KnownTiles.none()
+    moments, held_out = None, list[Blind]()
     if isinstance(job.detector, DescriptorDetector):
-        moments, parts = _fit(job.detector, job)
+        moments, held_out = _fit(job.detector, job, known)
     elif isinstance(job.detector, MemoryDetector):
         sample = descriptor_sample(job.detector, tiles, survey.training, job.device, options.seed, lambda count: None)
         job.detector.set_memory(sample.rows, options.seed)
     calibration, figures = calibrate(
         job.detector,
         tiles,
-        blind(job.detector, survey, parts),
+        held_out or blind(job.detector, survey, {}, known) or [Blind(job.detector, survey.held_out)],
         job.device,
         rate=options.false_alarm_rate,
         seed=options.seed,
@@ -287,16 +288,15 @@ def _finish(job: _Job, steps: int) -> tuple[Model, HeldOutFigures]:
             "tiles": survey.training_tiles,
             "held_out_tiles": survey.held_out_tiles,
             "folds": len(survey.folds),
-            "of_tiles": survey.digest,
-            "normal_pixels": survey.sample.count,
+            "normal_pixels": survey.normal_pixels,
         },
         held_out=figures.for_header(),
     )
-    return Model(header, job.detector.cpu(), calibration, moments, options.output), figures
+    return Model(header, job.detector.cpu(), calibration, moments, known, options.output), figures
 
 
-def _fit(detector: DescriptorDetector, job: _Job) -> tuple[Moments, dict[int, Moments]]:
-    """Fit the Gaussian; the moments that it comes from, in all and of each tile."""
+def _fit(detector: DescriptorDetector, job: _Job, known: KnownTiles) -> tuple[Moments, list[Blind]]:
+    """Fit the Gaussian; the moments that it comes from, and what judges the held-out pieces."""
     pieces = job.survey.training
     parts = tile_moments(detector, job.tiles, pieces, job.device, lambda count: None)
     moments = merged(list(parts.values()), detector.length)
@@ -306,4 +306,4 @@ def _fit(detector: DescriptorDetector, job: _Job) -> tuple[Moments, dict[int, Mo
         moments = merged(list(parts.values()), detector.length)
     fit_normal(detector, moments)
     warn_of_suspicious(suspicious_tiles(parts), job.tiles)
-    return moments, parts
+    return moments, blind(detector, job.survey, parts, known)

@@ -99,7 +99,23 @@ def test_each_network_lacks_other_tiles(
     for network in range(4):
         assert {piece.tile for piece in found.trains(network)} == set(range(count)) - groups[network % len(groups)]
     assert found.training_tiles == (count if len(sizes) > 1 else count - sizes[0])
-    assert found.sample.count == 400 * found.training_tiles
+    assert found.normal_pixels == 400 * found.training_tiles
+    assert found.sample.count == 400 * count
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("sides", [(64, 1), (64, 1, 1), (64, 6, 6, 6)])
+def test_no_network_lacks_more_than_half_of_the_normal_pixels(
+    tiles_of: Callable[..., TileSet], sides: tuple[int, ...], seed: int
+) -> None:
+    labels = [label(64, 64, code=2) for _ in sides]
+    for one, side in zip(labels, sides, strict=True):
+        one[:side, :side] = 1
+    found = survey(tiles_of(*labels), folds=3, seed=seed)
+    assert found.folds
+    for network in range(3):
+        assert sum(piece.normal for piece in found.trains(network)) >= 64 * 64
+    assert found.normal_pixels <= found.sample.count
 
 
 @pytest.mark.parametrize("folds", [1, 3])

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -249,6 +250,15 @@ def test_members_take_turns() -> None:
         for index, member in enumerate(made.members):
             moved = [parameter.grad is not None for parameter in member.parameters()]
             assert all(moved) if index == turn else not any(moved)
+
+
+def test_held_out_pixels_are_shown_to_the_network_that_lacks_them() -> None:
+    made = random_method(6, bands=2, scales=(1.0,), members=3)
+    given_ = replace(batch(made, 1), network=2)
+    expected = F.softplus(made.smoothed_logits(given_.image, [2])[given_.mask]).mean()
+    found = made.objective(TrainOptions(), warmup_epochs=0).review(1, [], [given_])["held_out"]
+    assert found == pytest.approx(float(expected), rel=1e-5)
+    assert found != pytest.approx(float(F.softplus(made.smoothed_logits(given_.image)[given_.mask]).mean()), rel=1e-3)
 
 
 def test_members_start_from_other_weights() -> None:

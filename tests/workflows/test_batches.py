@@ -120,6 +120,38 @@ def test_no_network_sees_its_own_fold(tiles: TileSet) -> None:
     assert shown == [(network, piece.normal) for network, fold in enumerate(found.folds) for piece in fold]
 
 
+def test_no_network_sees_a_pixel_of_its_own_fold(make_tiles: Callable[..., Path], tmp_path: Path) -> None:
+    """Tiles of one value each: moved crops, and the patches that virtual anomalies are filled from."""
+    folder = make_tiles(tmp_path / "tiles", [np.full((2, 64, 48), 10.0 * (i + 1), np.float32) for i in range(5)])
+    flat = open_tiles(TileOptions(tiles=(str(folder),)))
+    found = survey_tiles(flat, crop=CROP, halo=HALO, holdout=0.2, seed=0, folds=3)
+    scaling, drawn = Scaling.robust(found.sample), set[float]()
+
+    def virtual(unit: Any, draw: Any, random: np.random.Generator) -> tuple[Any, Any]:
+        image = scaling.from_unit(draw((16, 16), random).image)
+        drawn.update(np.round(np.unique(image)).tolist())
+        return unit, np.ones(unit.shape[1:], bool)
+
+    draws = Draws(1, networks=3, crops=2)
+    batches = PieceBatches(flat, found, scaling, virtual, halo=HALO, draws=draws, crop=CROP, review_pieces=None)
+    for network in range(3):
+        drawn.clear()
+        some = [batches.batch(6 * turn + 2 * network + crop) for turn in range(40) for crop in range(2)]
+        assert {batch.network for batch in some} == {network}
+        shown = {float(value) for batch in some for value in batch.image.unique()}
+        expected = {10.0 * (piece.tile + 1) for piece in found.trains(network)}
+        assert shown == drawn == expected
+        assert len(expected) == 4
+
+
+def test_networks_and_crops_do_not_repeat_each_other(tiles: TileSet) -> None:
+    found = survey_tiles(tiles, crop=8, halo=HALO, holdout=0.2, seed=0)
+    batches = make(tiles, found, crop=None, draws=Draws(1, networks=2, crops=2))
+    orders = [batches._order(network, epoch) for network in range(2) for epoch in range(2)]
+    assert len({tuple(order) for order in orders}) == 4
+    assert len({batches.batch(number).seed for number in range(12)}) == 12
+
+
 def test_a_set_of_small_pieces_only_is_trained_on_all_the_same(tiles: TileSet) -> None:
     small = survey_tiles(tiles.subset([0, 0]), crop=CROP, halo=HALO, holdout=0.2, seed=0)
     batches = make(tiles.subset([0, 0]), small)

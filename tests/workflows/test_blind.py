@@ -1,7 +1,7 @@
 """Networks that are not trained on the same tiles, and the calibration that comes from the tiles that each lacks."""
 
-import logging
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from asd_cli.data.known import KnownTiles
 from asd_cli.data.pieces import Survey, survey_tiles
 from asd_cli.data.tiles import TileSet
 from asd_cli.density.calibration import Calibration
@@ -19,13 +20,13 @@ from asd_cli.methods.asd.localised import LocalisedAsd
 from asd_cli.methods.base import EvidenceDetector
 from asd_cli.options import FitGaussianOptions, TileOptions, TrainOptions
 from asd_cli.raster.windows import Window
-from asd_cli.workflows.blind import blind
+from asd_cli.workflows.blind import Blind, blind
 from asd_cli.workflows.calibrating import calibrate
-from asd_cli.workflows.fit_gaussian import fit_gaussian
+from asd_cli.workflows.fit_gaussian import FitReport, fit_gaussian
 from asd_cli.workflows.fitting import fit_normal, merged, tile_moments
 from asd_cli.workflows.models import load_model
 from asd_cli.workflows.tilesets import open_tiles
-from asd_cli.workflows.train import train
+from asd_cli.workflows.train import _untrained, train
 
 CPU = torch.device("cpu")
 SIDE = 40
@@ -72,7 +73,7 @@ def test_each_fold_is_judged_by_what_does_not_know_it(
     survey = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=holdout, seed=0, folds=3)
     parts = fitted(detector, tiles, survey)
     before = detector.mean.clone()
-    held_out = blind(detector, survey, parts)
+    held_out = blind(detector, survey, parts, KnownTiles.of(survey))
     assert [list(pieces) for _, pieces in held_out] == [list(fold) for fold in survey.folds]
     for (one, fold), mine in zip(held_out, networks, strict=True):
         assert isinstance(one, LocalisedAsd)
@@ -90,7 +91,7 @@ def test_each_fold_is_judged_by_what_does_not_know_it(
 
 def test_the_calibration_is_of_distances_of_tiles_that_are_new_to_them(tiles: TileSet, detector: LocalisedAsd) -> None:
     survey = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=0.2, seed=0, folds=3)
-    held_out = blind(detector, survey, fitted(detector, tiles, survey))
+    held_out = blind(detector, survey, fitted(detector, tiles, survey), KnownTiles.of(survey))
     calibration, figures = calibrate(detector, tiles, held_out, CPU, rate=0.01, seed=0, advance=lambda count: None)
 
     def maps(of: Callable[[EvidenceDetector], Callable[[torch.Tensor], torch.Tensor]]) -> np.ndarray:
@@ -122,48 +123,163 @@ def test_the_calibration_is_of_distances_of_tiles_that_are_new_to_them(tiles: Ti
     assert calibration.threshold == pytest.approx(Calibration.fit(distances, 0.01).threshold, rel=1e-3)
 
 
-def test_of_one_fold_or_none_the_detector_judges_itself(tiles: TileSet, detector: LocalisedAsd) -> None:
-    for holdout in (0.0, 0.2):
-        survey = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=holdout, seed=0)
-        ((one, pieces),) = blind(detector, survey, {})
-        assert one is detector
-        assert pieces == survey.held_out
+def test_earlier_moments_stay_in_every_gaussian(tiles: TileSet, detector: LocalisedAsd) -> None:
+    survey = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=0.2, seed=0, folds=3)
+    parts = fitted(detector, tiles, survey)
+    earlier = Moments.of(np.random.default_rng(0).normal(3, 1, (5000, detector.length)))
+    for one, fold in blind(detector, survey, parts, KnownTiles.none(), earlier):
+        assert isinstance(one, LocalisedAsd)
+        assert one.networks == 3
+        gone = {piece.tile for piece in fold}
+        rest = merged([earlier, *(part for tile, part in parts.items() if tile not in gone)], detector.length)
+        np.testing.assert_allclose(one.mean.numpy(), fit_ledoit_wolf(rest).mean, rtol=1e-6)
+
+
+def test_of_one_fold_the_detector_judges_what_its_networks_do_not_know(tiles: TileSet, detector: LocalisedAsd) -> None:
+    one_fold = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=0.4, seed=0)
+    assert blind(detector, one_fold, {}, KnownTiles.of(one_fold)) == [Blind(detector, list(one_fold.held_out))]
+    nothing = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=0.0, seed=0)
+    assert blind(detector, nothing, {}, KnownTiles.of(nothing)) == []
+    assert blind(detector, nothing, {}, KnownTiles.none()) == [Blind(detector, list(nothing.training))]
+    three = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=0.2, seed=0, folds=3)
+    judged = blind(detector, one_fold, {}, KnownTiles.of(three))
+    assert judged
+    for judge, pieces in judged:
+        assert isinstance(judge, LocalisedAsd)
+        assert len(judge.members) == 1
+        for piece in pieces:
+            (network,) = (n for n in range(3) if piece.tile not in {p.tile for p in three.trains(n)})
+            mine, theirs = (one.members[n].state_dict() for one, n in ((judge, 0), (detector, network)))
+            assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_tiles_are_known_by_their_pixels(tiles: TileSet) -> None:
+    survey = survey_tiles(tiles, crop=64, seed=0, halo=16, holdout=0.2, folds=3)
+    again = survey_tiles(tiles.subset([5, 3, 1, 0, 2, 4]), crop=18, seed=9, halo=16, holdout=0.2, folds=3)
+    assert sorted(survey.identities.values()) == sorted(again.identities.values())
+    assert len(set(survey.identities.values())) == 6
+    known = KnownTiles.from_arrays(KnownTiles.of(survey).to_arrays())
+    for tile, identity in survey.identities.items():
+        lacking = [n for n in range(3) if tile not in {piece.tile for piece in survey.trains(n)}]
+        assert known.new_to(identity, 3) == tuple(lacking)
+    assert known.new_to(12345, 3) is None
+    assert KnownTiles.none().new_to(next(iter(survey.identities.values())), 3) is None
+    assert KnownTiles.from_arrays(KnownTiles.none().to_arrays()).to_arrays() == {}
+
+
+def test_a_tile_that_came_twice_is_new_to_a_network_only_if_both_are() -> None:
+    known = KnownTiles(np.array([7, 7, 8, 8, 9], np.uint64), np.array([0, 1, 2, 2, -1], np.int16))
+    assert [known.new_to(identity, 3) for identity in (7, 8, 9)] == [(), (2,), ()]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"folds": np.zeros(3, np.int16)}, {"folds": np.full(2, -2, np.int16)}, {"identities": np.zeros((2, 1), np.uint64)},
+     {"folds": np.zeros(2)}, {"identities": np.zeros(2)}],
+)  # fmt: skip
+def test_a_damaged_list_of_tiles_is_refused(changes: dict[str, Any]) -> None:
+    good = {"identities": np.array([1, 2], np.uint64), "folds": np.array([0, -1], np.int16)}
+    with pytest.raises(ValueError, match="damaged"):
+        KnownTiles.from_arrays({**good, **changes})
+
+
+def train_options(folder: Path, path: Path, **changes: Any) -> TrainOptions:
+    given = TileOptions(tiles=(str(folder),), normal=("forest",))
+    return replace(TrainOptions(tiles=given, output=path, crop=64, device="cpu"), **changes)
+
+
+@pytest.mark.parametrize(("steps", "moved"), [(1, [True, False, False]), (3, [True, True, True])])
+def test_each_step_trains_one_network(folder: Path, tmp_path: Path, steps: int, moved: list[bool]) -> None:
+    options = train_options(folder, tmp_path / "m.safetensors", steps=steps, crops=2)
+    first = _untrained(options, LocalisedAsd.plan(options), 2)
+    train(options)
+    last = load_model(options.output).detector
+    assert isinstance(first, LocalisedAsd)
+    assert isinstance(last, LocalisedAsd)
+    for before, after, expected in zip(first.members, last.members, moved, strict=True):
+        changed = [not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)]
+        assert any(changed) == expected
 
 
 @pytest.fixture(scope="module")
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("trained") / "m.safetensors"
-    given = TileOptions(tiles=(str(folder),), normal=("forest",))
-    report = train(TrainOptions(tiles=given, output=path, steps=6, crop=64, seed=4, device="cpu"))
+    report = train(train_options(folder, path, steps=6, seed=4))
     assert report is not None
     assert (report.tiles, report.held_out_tiles, report.folds) == (6, 3, 3)
-    assert (
-        "6 tiles with 8400 normal pixels trained on, 3 tile(s) held out from some of the networks" in report.summary()
-    )
+    assert "6 tiles with 8400 normal pixels trained on, 3 of them held out in turn" in report.summary()
     return path
 
 
-def refit_options(folder: Path, model: Path, output: Path, **changes: Any) -> FitGaussianOptions:
+@pytest.fixture
+def split(tiles: TileSet) -> Survey:
+    """The split of the training."""
+    return survey_tiles(tiles, crop=64, halo=16, holdout=0.2, seed=4, folds=3)
+
+
+def refit(folder: Path, model: Path, output: Path, **changes: Any) -> FitReport:
     given = TileOptions(tiles=(str(folder),))
-    return replace(FitGaussianOptions(tiles=given, model=model, output=output, device="cpu", seed=4), **changes)
+    options = FitGaussianOptions(tiles=given, model=model, output=output, device="cpu", seed=4)
+    return fit_gaussian(replace(options, **changes))
 
 
-def test_a_fit_on_the_same_tiles_holds_out_the_same(
+@pytest.fixture
+def judges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The networks of each part of a detector that is made."""
+    found: list[tuple[int, ...]] = []
+    original = LocalisedAsd.part
+
+    def recording(self: LocalisedAsd, networks: Sequence[int], gaussian: Gaussian | None) -> LocalisedAsd:
+        found.append(tuple(networks))
+        return original(self, networks, gaussian)
+
+    monkeypatch.setattr(LocalisedAsd, "part", recording)
+    return found
+
+
+def copied(folder: Path, numbers: Iterable[int], target: Path) -> Path:
+    """Some of the tiles without their labels, under other names, in reverse order."""
+    target.mkdir()
+    for place, number in enumerate(sorted(numbers)):
+        shutil.copy(folder / "images" / f"tile_{number}.tif", target / f"other_{9 - place}.tif")
+    return target
+
+
+def test_a_fit_on_the_same_tiles_gives_the_same(
     folder: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert load_model(trained).header["training"]["folds"] == 3
-    fit_gaussian(refit_options(folder, trained, tmp_path / "again.safetensors"))
-    one, two = load_model(trained), load_model(tmp_path / "again.safetensors")
-    assert two.header["held_out"] == pytest.approx(one.header["held_out"], rel=1e-5)
-    assert "the model is trained on these tiles" not in caplog.text
+    again, third = tmp_path / "again.safetensors", tmp_path / "third.safetensors"
+    refit(folder, trained, again)
+    refit(folder, again, third)
+    one, two, three = (load_model(path).header["held_out"] for path in (trained, again, third))
+    assert two == pytest.approx(one, rel=1e-5)
+    assert three == two
+    assert "trained on" not in caplog.text
 
 
-def test_a_fit_on_the_same_tiles_says_where_it_holds_out_others(
+def test_a_fit_never_judges_a_tile_by_networks_that_know_it(
+    folder: Path, trained: Path, split: Survey, tmp_path: Path, judges: list[tuple[int, ...]]
+) -> None:
+    chosen = {split.folds[0][0].tile, split.folds[2][0].tile}
+    other = copied(folder, chosen, tmp_path / "other")
+    report = refit(other, trained, tmp_path / "other.safetensors", seed=11)
+    assert (report.tiles, report.held_out_tiles) == (2, 2)
+    assert sorted(judges) == [(0,), (2,)]
+
+
+def test_a_fit_says_where_networks_know_all_that_is_held_out(
+    folder: Path, trained: Path, split: Survey, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = set(range(6)) - {piece.tile for piece in split.held_out}
+    refit(copied(folder, seen, tmp_path / "other"), trained, tmp_path / "other.safetensors")
+    assert "the networks are trained on all tiles that are held out here" in caplog.text
+
+
+def test_an_update_says_that_tiles_would_count_twice(
     folder: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fit_gaussian(refit_options(folder, trained, tmp_path / "other.safetensors", seed=5))
-    (record,) = [r for r in caplog.records if r.levelno == logging.WARNING and "trained on these" in r.getMessage()]
-    assert "--seed 4 --holdout 0.2" in record.getMessage()
+    refit(folder, trained, tmp_path / "twice.safetensors", update=True)
+    assert "--update: the model knows 6 of the tiles already" in caplog.text
 
 
 def test_a_fit_on_new_tiles_is_judged_by_all_networks(
@@ -171,17 +287,12 @@ def test_a_fit_on_new_tiles_is_judged_by_all_networks(
     make_tiles: Callable[..., Path],
     make_texture: Callable[..., Any],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    judges: list[tuple[int, ...]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    judges: list[int] = []
-    original = LocalisedAsd.part
-
-    def recording(self: LocalisedAsd, networks: Sequence[int], gaussian: Gaussian) -> LocalisedAsd:
-        judges.append(len(networks))
-        return original(self, networks, gaussian)
-
-    monkeypatch.setattr(LocalisedAsd, "part", recording)
     new = make_tiles(tmp_path / "new", [make_texture(seed, 2, SIDE, SIDE) for seed in range(10, 16)])
-    report = fit_gaussian(refit_options(new, trained, tmp_path / "new.safetensors"))
+    report = refit(new, trained, tmp_path / "new.safetensors", update=True)
     assert (report.tiles, report.held_out_tiles) == (6, 3)
-    assert judges == [3, 3, 3]
+    assert judges == [(0, 1, 2)] * 3
+    assert "--update" not in caplog.text
+    assert "3 of them held out in turn" in report.summary()

@@ -14,6 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from asd_cli.data.known import KnownTiles
 from asd_cli.density.calibration import Calibration
 from asd_cli.errors import AsdError, InputError
 from asd_cli.methods.base import EvidenceDetector
@@ -128,7 +129,7 @@ def made(name: str, folder: Path, **config: Any) -> Path:
         pixel_size_m=None,
     )
     path = folder / f"{name}.safetensors"
-    Model(header, method, Calibration.fit(distances, 0.01), None, path).write(overwrite=True)
+    Model(header, method, Calibration.fit(distances, 0.01), None, KnownTiles.none(), path).write(overwrite=True)
     return path
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from asd_cli.data.known import KnownTiles
 from asd_cli.data.pieces import survey_tiles
 from asd_cli.density.gaussian import fit_ledoit_wolf
 from asd_cli.density.moments import Moments
@@ -98,7 +99,13 @@ def test_calibration_comes_from_held_out_normal_pixels(model: Model, tiny_tiles:
     survey = survey_tiles(tiles, crop=48, halo=16, holdout=0.5, seed=0)
     steps: list[int] = []
     calibration, figures = calibrate(
-        model.detector, tiles, blind(model.detector, survey, {}), CPU, rate=0.01, seed=0, advance=steps.append
+        model.detector,
+        tiles,
+        blind(model.detector, survey, {}, KnownTiles.none()),
+        CPU,
+        rate=0.01,
+        seed=0,
+        advance=steps.append,
     )
     assert sum(steps) == len(survey.held_out)
     normal, other = [], []
@@ -137,7 +144,7 @@ def test_one_held_out_piece_cannot_be_cross_checked(
     images = [make_texture(seed, 3, 24, 24).clip(0, 255).astype(np.uint8) for seed in range(2)]
     tiles = open_tiles(TileOptions(tiles=(str(make_tiles(tmp_path / "tiles", images)),)))
     survey = survey_tiles(tiles, crop=64, halo=16, holdout=0.2, seed=0)
-    held_out = blind(model.detector, survey, {})
+    held_out = blind(model.detector, survey, {}, KnownTiles.none())
     _, figures = calibrate(model.detector, tiles, held_out, CPU, rate=0.01, seed=0, advance=nothing)
     assert figures.false_alarm_check is None
     assert figures.auc is None

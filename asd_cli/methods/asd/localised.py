@@ -221,12 +221,13 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         """Weigh signs from now on by those of held-out normal pixels (n, 2)."""
         self.evidence.fit(rows, self._weights)
 
-    def part(self, networks: Sequence[int], gaussian: Gaussian) -> Self:
+    def part(self, networks: Sequence[int], gaussian: Gaussian | None) -> Self:
         """See `EvidenceDetector`."""
         part = deepcopy(self)
         part.members = nn.ModuleList(part.members[i] for i in networks)
         part.networks = part._config["members"] = len(networks)
-        part.set_gaussian(gaussian)
+        if gaussian is not None:
+            part.set_gaussian(gaussian)
         return part
 
     def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
