@@ -114,8 +114,8 @@ def survey_tiles(
     """One pass over the tiles: pieces of at most `crop` px a side, the held-out share, a sample of normal pixels.
 
     The same tiles and seed give the same split. With several `folds` each is another share of the tiles with at most
-    half of the normal pixels, as many folds as there are tiles for, and the sample is of all tiles; with a `holdout` of
-    0 there is none. `progress` gets tiles done and in all.
+    two thirds of the normal pixels, as many folds as there are tiles for, and the sample is of all tiles; with a
+    `holdout` of 0 there is none. `progress` gets tiles done and in all.
 
     Raises:
         TrainingError: no tile has a normal pixel, or a single tile has too few to hold some out.
@@ -168,8 +168,8 @@ def _further(tiles: list[list[Piece]], size: int, most: int) -> list[list[Piece]
 
 
 def _fair(groups: list[list[Piece]], everything: list[Piece]) -> list[list[Piece]]:
-    """The groups that leave at least half of the normal pixels to train on; the first where none does."""
-    most = sum(piece.normal for piece in everything) / 2
+    """The groups that leave at least a third of the normal pixels to train on; the first where none does."""
+    most = sum(piece.normal for piece in everything) * 2 / 3
     return [group for group in groups if sum(piece.normal for piece in group) <= most] or groups[:1]
 
 

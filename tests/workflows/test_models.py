@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from asd_cli.density.moments import Moments
 from asd_cli.errors import ModelFileError
 from asd_cli.model_file import read_model, write_model
-from asd_cli.workflows.models import Model, load_model, moments_arrays, moments_from
+from asd_cli.workflows.models import load_model, moments_arrays, moments_from
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def spoil(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
 
 def test_load_and_write_again_gives_the_same_bytes(tiny_model: Path, tmp_path: Path) -> None:
     model = load_model(tiny_model)
-    again = Model(model.header, model.detector, model.calibration, model.moments, tmp_path / "again.safetensors")
+    again = replace(model, path=tmp_path / "again.safetensors")
     assert again.write(overwrite=False) == model.sha256
     assert again.path.read_bytes() == tiny_model.read_bytes()
 
