@@ -59,10 +59,7 @@ class KnownTiles:
         places = np.flatnonzero(self.identities == np.uint64(identity))
         if not len(places):
             return None
+        count = int(self.folds.max()) + 1
         # the same pixels may have come twice, in two folds
-        lacked = [set(range(int(fold), networks, self._count)) if fold >= 0 else set() for fold in self.folds[places]]
+        lacked = [set(range(int(fold), networks, count)) if fold >= 0 else set() for fold in self.folds[places]]
         return tuple(sorted(set.intersection(*lacked)))
-
-    @property
-    def _count(self) -> int:
-        return int(self.folds.max()) + 1

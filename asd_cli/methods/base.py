@@ -57,15 +57,19 @@ class Detector(nn.Module, ABC):
 
     `halo` px of context are consumed on each side; the map is equivariant to shifts by multiples of `align` px. In
     blocks of one side it is the same for every window; by `tolerance`, relative to it, a score may differ from that of
-    the scene in one piece. `networks` are trained in turn, step by step.
+    the scene in one piece.
     """
 
     name: ClassVar[str]
     tolerance: ClassVar[float] = 1e-5
-    networks: int = 1
     bands: int
     halo: int
     align: int
+
+    @property
+    def networks(self) -> int:
+        """How many are trained in turn, step by step."""
+        return 1
 
     @abstractmethod
     def distances(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ The range of the bands alone, which scales pixels, is of all tiles.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -45,9 +46,9 @@ def blind(
     for fold in survey.folds or (survey.held_out,):
         gaussian = _without(fold, parts, earlier) if len(survey.folds) > 1 else None
         groups: dict[tuple[int, ...], list[Piece]] = {}
-        for piece in fold:
-            networks = tiles.new_to(survey.identities[piece.tile], detector.networks)
-            groups.setdefault(everything if networks is None else networks, []).append(piece)
+        for tile, own in groupby(fold, key=lambda piece: piece.tile):
+            networks = tiles.new_to(survey.identities[tile], detector.networks)
+            groups.setdefault(everything if networks is None else networks, []).extend(own)
         for networks, pieces in groups.items():
             if networks == everything and gaussian is None:
                 found.append(Blind(detector, pieces))

@@ -257,16 +257,18 @@ def _finish(job: _Job, steps: int) -> tuple[Model, HeldOutFigures]:
     """Gaussian or memory, where the method has one, calibration and header of a trained detector."""
     options, tiles, survey = job.options, job.tiles, job.survey
     known = KnownTiles.of(survey) if steps else KnownTiles.none()
-    moments, held_out = None, list[Blind]()
+    moments = None
     if isinstance(job.detector, DescriptorDetector):
         moments, held_out = _fit(job.detector, job, known)
-    elif isinstance(job.detector, MemoryDetector):
+    else:
+        held_out = blind(job.detector, survey, {}, known)
+    if isinstance(job.detector, MemoryDetector):
         sample = descriptor_sample(job.detector, tiles, survey.training, job.device, options.seed, lambda count: None)
         job.detector.set_memory(sample.rows, options.seed)
     calibration, figures = calibrate(
         job.detector,
         tiles,
-        held_out or blind(job.detector, survey, {}, known) or [Blind(job.detector, survey.held_out)],
+        held_out or [Blind(job.detector, survey.held_out)],
         job.device,
         rate=options.false_alarm_rate,
         seed=options.seed,

@@ -88,9 +88,8 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
     ) -> None:
         super().__init__(bands)
         around = {"smoothing": smoothing, "texture": texture}
-        self._config = {**network, "scales": list(network["scales"]), "members": members, **around}
+        self._config = {**network, "scales": list(network["scales"]), **around}
         self._weights = weights
-        self.networks = members
         self.members = nn.ModuleList(Member(bands, **network) for _ in range(members))
         encoder = cast(Member, self.members[0]).encoder
         self.evidence = Evidence(self.signs)
@@ -164,7 +163,12 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
 
     def config(self) -> dict[str, Any]:
         """JSON-ready arguments of `AsdMethod.create`."""
-        return {**self._config, "weights": list(self._weights), "taught": "localised"}
+        return {**self._config, "members": self.networks, "weights": list(self._weights), "taught": "localised"}
+
+    @property
+    def networks(self) -> int:
+        """See `Detector`; the members."""
+        return len(self.members)
 
     def logits(self, x: Tensor, mask: Tensor | None = None, *, member: int) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, H, W) of one member: above 0 where anomalies are
@@ -225,7 +229,6 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         """See `EvidenceDetector`."""
         part = deepcopy(self)
         part.members = nn.ModuleList(part.members[i] for i in networks)
-        part.networks = part._config["members"] = len(networks)
         if gaussian is not None:
             part.set_gaussian(gaussian)
         return part
