@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from asd_cli.data.scaling import Scaling
 from asd_cli.density.gaussian import Gaussian
+from asd_cli.density.normal import NormalPixels
 from asd_cli.errors import InputError, ModelFileError
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.nn.devices import identity, placed
@@ -179,6 +180,24 @@ class DescriptorDetector(DescribingDetector):
     mean: Tensor
     whitening: Tensor
 
+    @property
+    def surroundings(self) -> int:
+        """Numbers a pixel of what `remember` takes."""
+        return 0
+
+    @property
+    def remembered(self) -> NDArray[np.float32]:
+        """(k, surroundings) float32: of `surroundings` numbers a pixel, the rows of k normal ones that it keeps beside
+        the Gaussian; most methods keep none."""
+        return np.empty((0, 0), np.float32)
+
+    def remember(self, rows: NDArray[np.float32]) -> None:
+        """Keep these rows (n, surroundings), n >= 1, from now on, if any are kept."""
+
+    def normal_engine(self, device: torch.device, side: int) -> Engine:
+        """What maps blocks of side x side px to descriptors, and behind them surroundings, as the detector is now."""
+        return self.descriptor_engine(device, side)
+
     def hold_gaussian(self, length: int, dtype: torch.dtype = torch.float32) -> None:
         """Have a standard Gaussian of descriptors, which travels in the model file."""
         self.length = length
@@ -216,8 +235,8 @@ class EvidenceDetector(DescriptorDetector):
         """Weigh signs from now on by those of held-out normal pixels (n, signs)."""
 
     @abstractmethod
-    def part(self, networks: Sequence[int], gaussian: Gaussian | None) -> EvidenceDetector:
-        """A copy that has some of the networks alone, and another Gaussian where one is given."""
+    def part(self, networks: Sequence[int], normal: NormalPixels | None) -> EvidenceDetector:
+        """A copy that has some of the networks alone, and knows other normal pixels where some are given."""
 
 
 class MemoryDetector(DescribingDetector):

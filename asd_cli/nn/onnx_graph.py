@@ -85,6 +85,11 @@ class OnnxGraph:
             "Resize", x, "", sizes, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
         )
 
+    def interpolate(self, x: str, factor: int) -> str:
+        """Bilinear: `factor` pixels for each, in between the middles of the old ones."""
+        sizes = self.constant([1, 1, factor, factor])
+        return self.add("Resize", x, "", sizes, mode="linear", coordinate_transformation_mode="half_pixel")
+
     def rename(self, x: str, name: str) -> str:
         """The same values under a name of one's own."""
         self._nodes.append(helper.make_node("Identity", [x], [name]))

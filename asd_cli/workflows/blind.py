@@ -14,11 +14,10 @@ import torch
 from asd_cli.data.known import KnownTiles
 from asd_cli.data.pieces import Piece, Survey
 from asd_cli.data.tiles import TileSet
-from asd_cli.density.gaussian import Gaussian, fit_ledoit_wolf
-from asd_cli.density.moments import Moments
+from asd_cli.density.normal import NormalPixels
 from asd_cli.density.sample import PixelSample
-from asd_cli.methods.base import Detector, EvidenceDetector
-from asd_cli.workflows.fitting import add_normal, merged
+from asd_cli.methods.base import DescriptorDetector, Detector, EvidenceDetector
+from asd_cli.workflows.fitting import add_normal, together
 
 _SIGN_PIXELS = 500_000
 
@@ -33,35 +32,41 @@ class Blind(NamedTuple):
 def blind(
     detector: Detector,
     survey: Survey,
-    parts: Mapping[int, Moments],
+    parts: Mapping[int, NormalPixels],
     tiles: KnownTiles,
-    earlier: Moments | None = None,
+    earlier: NormalPixels | None = None,
 ) -> list[Blind]:
     """Held-out pieces with the networks that are not trained on their tile, of known `tiles`, and of several folds with
-    a Gaussian of the moments of the tiles outside their fold (and `earlier` ones). Pieces that all networks are trained
-    on are left out.
+    what it knows of the normal pixels of the tiles outside their fold (and `earlier` ones). Pieces that all networks
+    are trained on are left out.
     """
     found = []
     everything = tuple(range(detector.networks))
     for fold in survey.folds or (survey.held_out,):
-        gaussian = _without(fold, parts, earlier) if len(survey.folds) > 1 else None
+        normal = None
+        if len(survey.folds) > 1 and isinstance(detector, DescriptorDetector):
+            normal = _without(detector, fold, parts, earlier)
         groups: dict[tuple[int, ...], list[Piece]] = {}
         for tile, own in groupby(fold, key=lambda piece: piece.tile):
             networks = tiles.new_to(survey.identities[tile], detector.networks)
             groups.setdefault(everything if networks is None else networks, []).extend(own)
         for networks, pieces in groups.items():
-            if networks == everything and gaussian is None:
+            if networks == everything and normal is None:
                 found.append(Blind(detector, pieces))
             elif networks and isinstance(detector, EvidenceDetector):
-                found.append(Blind(detector.part(networks, gaussian), pieces))
+                found.append(Blind(detector.part(networks, normal), pieces))
     return found
 
 
-def _without(fold: Sequence[Piece], parts: Mapping[int, Moments], earlier: Moments | None) -> Gaussian:
+def _without(
+    detector: DescriptorDetector,
+    fold: Sequence[Piece],
+    parts: Mapping[int, NormalPixels],
+    earlier: NormalPixels | None,
+) -> NormalPixels:
     gone = {piece.tile for piece in fold}
-    rest = [moments for tile, moments in parts.items() if tile not in gone]
-    length = len(next(iter(parts.values())).mean)
-    return fit_ledoit_wolf(merged([earlier or Moments.empty(length), *rest], length))
+    rest = [part for tile, part in parts.items() if tile not in gone]
+    return together(detector, rest if earlier is None else [earlier, *rest])
 
 
 def weigh_signs(

@@ -10,7 +10,7 @@ from typing import Any
 
 from asd_cli.data.pieces import Survey, survey_tiles
 from asd_cli.data.tiles import TileSet
-from asd_cli.density.moments import Moments
+from asd_cli.density.normal import NormalPixels
 from asd_cli.errors import InputError
 from asd_cli.methods.base import DescriptorDetector
 from asd_cli.model_file import model_header
@@ -19,7 +19,7 @@ from asd_cli.options import FitGaussianOptions
 from asd_cli.staging import check_not_read, check_target
 from asd_cli.workflows.blind import Blind, blind, held_out_text
 from asd_cli.workflows.calibrating import HeldOutFigures, calibrate
-from asd_cli.workflows.fitting import fit_normal, merged, suspicious_tiles, tile_moments
+from asd_cli.workflows.fitting import fit_normal, suspicious_tiles, tile_normals, together
 from asd_cli.workflows.models import Model, load_model
 from asd_cli.workflows.tilesets import open_tiles_for, tile_facts, warn_of_suspicious
 
@@ -77,19 +77,21 @@ def fit_gaussian(
         tiles, crop=_CROP, halo=detector.halo, holdout=options.holdout, seed=options.seed, folds=detector.networks
     )
     advance = _Counter(progress, len(survey.training) + len(survey.held_out))
-    parts = tile_moments(detector, tiles, survey.training, device, advance)
-    fitted = merged(list(parts.values()), detector.length)
-    old = model.moments if options.update else None
-    moments = fitted if old is None else old.merge(fitted)
-    gaussian = fit_normal(detector, moments)
-    suspicious = suspicious_tiles(parts, old)
+    parts = tile_normals(detector, tiles, survey.training, device, options.seed, advance)
+    fitted = together(detector, parts.values())
+    old = _earlier(model, detector) if options.update else None
+    normal = fitted if old is None else together(detector, [old, fitted])
+    gaussian = fit_normal(detector, normal)
+    suspicious = suspicious_tiles(
+        {tile: part.moments for tile, part in parts.items()}, None if old is None else old.moments
+    )
     warn_of_suspicious(suspicious, tiles)
     rate = options.false_alarm_rate or model.calibration.false_alarm_rate
     held_out = _held_out(model, detector, survey, parts, old)
     advance(len(survey.held_out) - sum(len(pieces) for _, pieces in held_out))
     calibration, figures = calibrate(detector, tiles, held_out, device, rate=rate, seed=options.seed, advance=advance)
     header = _header(model, options, tiles, survey, figures)
-    new = Model(header, detector.cpu(), calibration, moments, model.tiles, options.output)
+    new = Model(header, detector.cpu(), calibration, normal.moments, model.tiles, options.output)
     return FitReport(
         model=options.output,
         sha256=new.write(overwrite=options.overwrite),
@@ -97,8 +99,8 @@ def fit_gaussian(
         skipped=survey.skipped,
         held_out_tiles=survey.held_out_tiles,
         folds=len(survey.folds),
-        fitted_pixels=fitted.count,
-        all_pixels=moments.count,
+        fitted_pixels=fitted.moments.count,
+        all_pixels=normal.moments.count,
         shrinkage=gaussian.shrinkage,
         condition=gaussian.condition,
         suspicious={tiles.sources[i].path: ratio for i, ratio in suspicious.items()},
@@ -106,8 +108,18 @@ def fit_gaussian(
     )
 
 
+def _earlier(model: Model, detector: DescriptorDetector) -> NormalPixels:
+    """What the model knows of normal pixels."""
+    assert model.moments is not None
+    return NormalPixels(model.moments, detector.remembered.copy())
+
+
 def _held_out(
-    model: Model, detector: DescriptorDetector, survey: Survey, parts: Mapping[int, Moments], old: Moments | None
+    model: Model,
+    detector: DescriptorDetector,
+    survey: Survey,
+    parts: Mapping[int, NormalPixels],
+    old: NormalPixels | None,
 ) -> list[Blind]:
     """What judges the held-out pieces; warn where that, or the Gaussian, knows them."""
     known = [i for i in survey.identities.values() if model.tiles.new_to(i, detector.networks) is not None]

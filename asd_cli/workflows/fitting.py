@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from asd_cli.data.pieces import Piece, PieceData, read_piece
 from asd_cli.data.tiles import LabelledTile, TileSet
 from asd_cli.density.gaussian import Gaussian, fit_ledoit_wolf
 from asd_cli.density.moments import Moments
+from asd_cli.density.normal import NormalPixels, pooled
 from asd_cli.density.sample import PixelSample
 from asd_cli.errors import TrainingError
 from asd_cli.methods.base import DescriptorDetector, Detector, MemoryDetector
@@ -82,22 +83,30 @@ def robust_limit(
     return Limit(gaussian, float(np.quantile(distances, 1.0 - _TRIMMED)))
 
 
-def tile_moments(
+def tile_normals(
     detector: DescriptorDetector,
     tiles: TileSet,
     pieces: Sequence[Piece],
     device: torch.device,
+    seed: int,
     advance: Advance,
     *,
     within: Limit | None = None,
-) -> dict[int, Moments]:
-    """Moments of the descriptors of normal pixels, tile by tile, of those `within` a limit only; one pass."""
-    engine = detector.descriptor_engine(device, detector.piece_side())
-    found: dict[int, Moments] = {}
-    for piece, rows in _normal_rows(detector, engine, detector.length, tiles, pieces, advance):
-        moments = Moments.of(rows if within is None else rows[within.keeps(rows)])
-        found[piece.tile] = found[piece.tile].merge(moments) if piece.tile in found else moments
-    return found
+) -> dict[int, NormalPixels]:
+    """Normal pixels, tile by tile, of those `within` a limit only: moments of their descriptors, and as many
+    surroundings as the detector remembers; one pass."""
+    engine, length = detector.normal_engine(device, detector.piece_side()), detector.length
+    kept, around = len(detector.remembered), detector.surroundings
+    moments: dict[int, Moments] = {}
+    samples: dict[int, PixelSample] = {}
+    for piece, every in _normal_rows(detector, engine, length + around, tiles, pieces, advance):
+        rows = every if within is None else every[within.keeps(every[:, :length])]
+        moments[piece.tile] = moments.get(piece.tile, Moments.empty(length)).merge(Moments.of(rows[:, :length]))
+        if kept:
+            sample = samples.setdefault(piece.tile, PixelSample(kept, around, seed))
+            sample.add(rows[:, length:], (piece.tile, piece.window.row, piece.window.col))
+    nothing = np.empty((0, around), np.float32)
+    return {tile: NormalPixels(own, samples[tile].rows if kept else nothing) for tile, own in moments.items()}
 
 
 def descriptor_sample(
@@ -138,21 +147,20 @@ def _normal_rows(
             yield piece, values[:, data.normal].T
 
 
-def merged(parts: Sequence[Moments], length: int) -> Moments:
-    """Moments of all parts together."""
-    total = Moments.empty(length)
-    for part in parts:
-        total = total.merge(part)
-    return total
+def together(detector: DescriptorDetector, parts: Iterable[NormalPixels]) -> NormalPixels:
+    """All parts, with as many rows as the detector remembers."""
+    nothing = NormalPixels.empty(detector.length, detector.surroundings)
+    return pooled([nothing, *parts], len(detector.remembered))
 
 
-def fit_normal(detector: DescriptorDetector, moments: Moments) -> Gaussian:
-    """Fit the Gaussian (Ledoit-Wolf) and hand it to the detector; warn, with numbers, of what makes it shaky.
+def fit_normal(detector: DescriptorDetector, normal: NormalPixels) -> Gaussian:
+    """Fit the Gaussian (Ledoit-Wolf) and hand it to the detector, with the rows to remember; warn, with numbers, of
+    what makes it shaky.
 
     Raises:
         TrainingError: there are fewer than two pixels, or descriptors that are not finite.
     """
-    length = detector.length
+    length, moments = detector.length, normal.moments
     if moments.count < 2:
         raise TrainingError(f"{moments.count} normal pixel(s) to fit the Gaussian on; at least 2 are needed")
     if not (np.isfinite(moments.mean).all() and np.isfinite(moments.second).all()):
@@ -175,6 +183,7 @@ def fit_normal(detector: DescriptorDetector, moments: Moments) -> Gaussian:
             gaussian.shrinkage,
         )
     detector.set_gaussian(gaussian)
+    detector.remember(normal.rows)
     return gaussian
 
 
@@ -183,7 +192,7 @@ def _rank(moments: Moments) -> int:
     return int(np.count_nonzero(variances > _THIN * variances[-1]))
 
 
-def suspicious_tiles(parts: dict[int, Moments], known: Moments | None = None) -> dict[int, float]:
+def suspicious_tiles(parts: Mapping[int, Moments], known: Moments | None = None) -> dict[int, float]:
     """Tiles whose pixels look anomalous under all others (and `known` moments).
 
     Returns:

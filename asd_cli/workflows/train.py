@@ -33,10 +33,10 @@ from asd_cli.workflows.checkpoint import Checkpoint
 from asd_cli.workflows.fitting import (
     descriptor_sample,
     fit_normal,
-    merged,
     robust_limit,
     suspicious_tiles,
-    tile_moments,
+    tile_normals,
+    together,
 )
 from asd_cli.workflows.models import Model
 from asd_cli.workflows.ranks import Ranks, joined
@@ -298,14 +298,14 @@ def _finish(job: _Job, steps: int) -> tuple[Model, HeldOutFigures]:
 
 
 def _fit(detector: DescriptorDetector, job: _Job, known: KnownTiles) -> tuple[Moments, list[Blind]]:
-    """Fit the Gaussian; the moments that it comes from, and what judges the held-out pieces."""
-    pieces = job.survey.training
-    parts = tile_moments(detector, job.tiles, pieces, job.device, lambda count: None)
-    moments = merged(list(parts.values()), detector.length)
-    if job.options.unlabelled and moments.count > 1:
-        within = robust_limit(detector, job.tiles, pieces, job.device, job.options.seed, moments)
-        parts = tile_moments(detector, job.tiles, pieces, job.device, lambda count: None, within=within)
-        moments = merged(list(parts.values()), detector.length)
-    fit_normal(detector, moments)
-    warn_of_suspicious(suspicious_tiles(parts), job.tiles)
-    return moments, blind(detector, job.survey, parts, known)
+    """Fit what the detector knows of normal pixels; the moments that the Gaussian comes from, and what judges the
+    held-out pieces."""
+    given = (detector, job.tiles, job.survey.training, job.device, job.options.seed)
+    parts = tile_normals(*given, lambda count: None)
+    normal = together(detector, parts.values())
+    if job.options.unlabelled and normal.moments.count > 1:
+        parts = tile_normals(*given, lambda count: None, within=robust_limit(*given, normal.moments))
+        normal = together(detector, parts.values())
+    fit_normal(detector, normal)
+    warn_of_suspicious(suspicious_tiles({tile: part.moments for tile, part in parts.items()}), job.tiles)
+    return normal.moments, blind(detector, job.survey, parts, known)

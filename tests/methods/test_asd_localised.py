@@ -39,13 +39,16 @@ def random_method(
     texture: int = 0,
     *,
     members: int = 2,
+    blur: float = 0.0,
+    memory: int = 20,
 ) -> LocalisedAsd:
-    """Weights, normalisation, scaling, Gaussian and evidence that no default could stand in for."""
+    """Weights, normalisation, scaling, Gaussian, memory and evidence that no default could stand in for."""
     random = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = {"length": length, "scales": scales, "patch_size": 15, "smoothing": smoothing, "texture": texture}
-        made = AsdMethod.create(bands, taught="localised", hidden=32, members=members, **config)
+        config |= {"members": members, "blur": blur, "memory": memory}
+        made = AsdMethod.create(bands, taught="localised", hidden=32, **config)
         assert isinstance(made, LocalisedAsd)
         torch.nn.init.normal_(made.low)
         for norm in (module for module in made.modules() if isinstance(module, MaskedBatchNorm2d)):
@@ -57,7 +60,10 @@ def random_method(
     made.high.copy_(made.low + torch.from_numpy(random.uniform(0.5, 3, bands)))
     factor = random.normal(size=(made.length, made.length))
     made.set_gaussian(Gaussian(random.normal(size=made.length), factor @ factor.T + np.eye(made.length), 0.0))
-    made.set_evidence(random.gamma(2.0, 1.0, (5000, 2)).astype(np.float32) + np.float32([0, -2]))
+    made.remember(
+        random.normal(0.3, random.uniform(0.2, 2, made.surroundings), (memory, made.surroundings)).astype("f4")
+    )
+    made.set_evidence(random.gamma(2.0, 1.0, (5000, 3)).astype(np.float32) + np.float32([0, 0, -2]))
     return made.eval().requires_grad_(False)
 
 
@@ -75,14 +81,22 @@ def image(made: LocalisedAsd, side: int, seed: int = 0) -> torch.Tensor:
     length=st.integers(1, 16),
     scales=st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0]), min_size=1, max_size=4, unique=True),
     side=st.sampled_from([16, 32]),
-    around=st.tuples(st.sampled_from([0.0, 0.7, 3.0]), st.sampled_from([0, 1, 7, 21, 41]), st.integers(1, 3)),
+    around=st.tuples(st.sampled_from([0.0, 0.7, 3.0]), st.sampled_from([0, 1, 7, 21, 41])),
+    more=st.tuples(st.integers(1, 3), st.sampled_from([0.0, 0.7, 2.0, 5.0])),
 )
 def test_folded_equals_unfolded(
-    seed: int, bands: int, length: int, scales: list[float], side: int, around: tuple[float, int, int]
+    seed: int,
+    bands: int,
+    length: int,
+    scales: list[float],
+    side: int,
+    around: tuple[float, int],
+    *,
+    more: tuple[int, float],
 ) -> None:
-    made = random_method(seed, bands, length, tuple(scales), *around[:2], members=around[2])
+    made = random_method(seed, bands, length, tuple(scales), *around, members=more[0], blur=more[1])
     x = image(made, side, seed)
-    signs = torch.stack([made.whitened(x).norm(dim=1), made.smoothed_logits(x)], dim=1).numpy()
+    signs = made.all_signs(x).numpy()
     folded = made.folded()
     for found in (folded(x).numpy(), made.sign_engine(CPU, side)(x.numpy())):
         np.testing.assert_allclose(found, signs, rtol=1e-5, atol=1e-5 * np.abs(signs).max())
@@ -111,6 +125,26 @@ def test_smoothed_logits_are_the_mean_of_neighbours() -> None:
     np.testing.assert_allclose(made.smoothed_logits(x)[0].numpy(), expected, rtol=1e-4, atol=1e-5)
     of_one = [made.logits(x, member=index)[0].numpy() for index in range(2)]
     np.testing.assert_allclose(np.mean(of_one, axis=0), logits[3:-3, 3:-3], rtol=1e-5, atol=1e-6)
+
+
+def test_signs_are_distances_of_bands_and_of_surroundings_and_the_logit() -> None:
+    made = random_method(8, texture=5, blur=1.0)
+    x, side = image(made, 16), 16
+    found = made.all_signs(x)[0].numpy()
+    assert found.shape == (3, side, side)
+    near = made.blur.margin
+    inner = made.normalise(x)[0, :, made.halo - near : near - made.halo, made.halo - near : near - made.halo].numpy()
+    white = np.einsum("ij,jhw->ihw", made.whitening.numpy(), inner - made.mean.numpy()[:, None, None])
+    distance = torch.from_numpy(np.linalg.norm(white, axis=0))[None, None]
+    np.testing.assert_allclose(found[0], made.blur(distance)[0, 0].numpy(), rtol=1e-4)
+    with_descriptors = made.normal_engine(CPU, side)(x.numpy())[0]
+    assert with_descriptors.shape == (3 + 3 + 4, side, side)
+    np.testing.assert_array_equal(with_descriptors[:3], inner[:, near:-near, near:-near])
+    np.testing.assert_allclose(with_descriptors[3:], made.surrounding(x)[0].numpy(), rtol=1e-5, atol=1e-6)
+    margin = made.halo - made.around.margin - made.nearest.margin
+    around = made.around(made.normalise(F.pad(x, (-margin,) * 4)))
+    np.testing.assert_allclose(found[1], made.nearest(around)[0, 0].numpy(), rtol=1e-6)
+    np.testing.assert_allclose(found[2], made.smoothed_logits(x)[0].numpy(), rtol=1e-6)
 
 
 def test_half_precision_gives_the_same_logits_but_for_rounding() -> None:
@@ -142,8 +176,8 @@ def test_evidence_is_the_sum_of_minus_log_p() -> None:
 def test_evidence_grows_with_every_sign_and_is_linear_far_out() -> None:
     made = random_method(1)
     values = torch.linspace(-20, 200, 4001)
-    for index in range(2):
-        signs = torch.zeros(1, 2, 1, 4001)
+    for index in range(3):
+        signs = torch.zeros(1, 3, 1, 4001)
         signs[0, index, 0] = values
         found = made.evidence(signs)[0, 0]
         assert float(found.diff().min()) >= -1e-4
@@ -195,13 +229,13 @@ def test_evidence_counts_pixels_of_one_value_at_the_next_step() -> None:
 
 
 def test_the_weights_are_those_of_the_configuration() -> None:
-    rows = np.random.default_rng(0).gamma(2.0, 1.0, (5000, 2)).astype(np.float32)
+    rows = np.random.default_rng(0).gamma(2.0, 1.0, (5000, 3)).astype(np.float32)
     slopes = []
-    for weights in ((0.5, 1.0), (0.5, 0.25)):
+    for weights in ((0.5, 1.0, 1.0), (0.5, 0.0, 0.25)):
         made = LocalisedAsd.create(2, length=4, scales=(1.0,), patch_size=15, weights=weights)
         made.set_evidence(rows)
         slopes.append(made.evidence.slopes)
-    torch.testing.assert_close(slopes[1], slopes[0] * torch.tensor([[1.0], [0.25]]))
+    torch.testing.assert_close(slopes[1], slopes[0] * torch.tensor([[1.0], [0.0], [0.25]]))
 
 
 def batch(made: LocalisedAsd, seed: int) -> TrainingBatch:
@@ -291,10 +325,10 @@ def test_a_batch_without_changes_or_without_normal_pixels_is_no_trouble() -> Non
 
 
 def test_restore_gives_back_the_same_method() -> None:
-    made = random_method(2, smoothing=2.0, texture=9)
+    made = random_method(2, smoothing=2.0, texture=9, blur=1.5)
     again = AsdMethod.restore(3, made.config(), made.arrays()).eval()
     assert isinstance(again, EvidenceDetector)
-    assert (again.config(), again.halo, again.align, again.length) == (made.config(), made.halo, made.align, 7)
+    assert (again.config(), again.halo, again.align, again.length) == (made.config(), made.halo, made.align, 3)
     x = image(made, 16)
     assert torch.equal(made.distances(x), again.distances(x))
 
@@ -314,6 +348,9 @@ def test_restore_refuses_what_cannot_be() -> None:
         broken = {**arrays, name: np.ascontiguousarray(arrays[name] * 0 + wrong, np.float32)}
         with pytest.raises(ModelFileError, match="the evidence are damaged"):
             AsdMethod.restore(3, made.config(), broken)
+    broken = {**arrays, "nearest.scale": np.zeros_like(arrays["nearest.scale"])}
+    with pytest.raises(ModelFileError, match=r"tensor nearest\.scale is damaged: it is not above 0"):
+        AsdMethod.restore(3, made.config(), broken)
     with pytest.raises(ValueError, match="taught"):
         AsdMethod.restore(3, {**made.config(), "taught": "otherwise"}, arrays)
     for hidden in (0, 24, 512, 32.0, True):
@@ -322,11 +359,15 @@ def test_restore_refuses_what_cannot_be() -> None:
     for members in (0, 17, 2.0, True):
         with pytest.raises(ValueError, match=rf"members {members} is not within 1\.\.16"):
             AsdMethod.restore(3, {**made.config(), "members": members}, arrays)
-    for smoothing in (-1, 33, math.nan):
-        with pytest.raises(ValueError, match=rf"smoothing {smoothing:g} is not within 0\.\.32"):
-            AsdMethod.restore(3, {**made.config(), "smoothing": smoothing}, arrays)
-    for weights in ((0, 1), (0.5, 2), (0.5, math.nan)):
-        with pytest.raises(ValueError, match=r"weights .* are not within 0\.\.1"):
+    for name in ("smoothing", "blur"):
+        for value in (-1, 33, math.nan):
+            with pytest.raises(ValueError, match=rf"{name} {value:g} is not within 0\.\.32"):
+                AsdMethod.restore(3, {**made.config(), name: value}, arrays)
+    for memory in (0, 65537, 2.0, True):
+        with pytest.raises(ValueError, match=rf"memory {memory} is not within 1\.\.65536"):
+            AsdMethod.restore(3, {**made.config(), "memory": memory}, arrays)
+    for weights in ((0, 1, 1), (0.5, -1, 1), (0.5, 1, 2), (0.5, 1, math.nan), (1, 1)):
+        with pytest.raises(ValueError, match=r"weights .* are not 3 within 0\.\.1"):
             AsdMethod.restore(3, {**made.config(), "weights": weights}, arrays)
     for texture in (-1, 2, 65, 3.0, True):
         with pytest.raises(ValueError, match=rf"texture {texture} is not 0 or an odd number up to 63"):
@@ -344,10 +385,10 @@ def test_fewer_steps_than_networks_are_worth_a_warning(caplog: pytest.LogCapture
 def test_the_default_recipe_is_taught_so() -> None:
     plan = AsdMethod.plan(TrainOptions(length=7))
     pyramid = {"length": 7, "scales": (0.25, 0.5, 1.0, 2.0), "patch_size": 15}
-    around = {"smoothing": 4.0, "texture": 21, "weights": (0.5, 1.0)}
+    around = {"smoothing": 4.0, "blur": 2.0, "texture": 21, "memory": 512, "weights": (0.5, 0.5, 0.5)}
     assert plan.config == {"taught": "localised", **pyramid, "hidden": 32, "members": 3, **around}
     without_labels = AsdMethod.plan(TrainOptions(length=7, unlabelled=True)).config
-    assert without_labels == {**plan.config, "weights": (0.5, 0.25), "members": 1}
+    assert without_labels == {**plan.config, "weights": (0.5, 0.0, 0.25), "members": 1, "blur": 0.0}
     assert cast(int, plan.recipe.steps_per_epoch) == 3 * cast(int, RECIPES["standard"].steps_per_epoch)
     assert plan.facts == {"virtual_anomalies": plan.recipe.amplitudes.as_json()}
     for options in (TrainOptions(without=("compact",)), TrainOptions(loss_form="paper")):

@@ -8,7 +8,7 @@ import torch
 
 from asd_cli.nn.devices import Constant
 from asd_cli.nn.smoothing import GaussianSmoothing
-from asd_cli.nn.texture import Texture
+from asd_cli.nn.surroundings import Surroundings
 
 
 def test_a_constant_is_copied_once_and_serves_training_too() -> None:
@@ -20,9 +20,9 @@ def test_a_constant_is_copied_once_and_serves_training_too() -> None:
     assert not first.is_inference()
 
 
-@pytest.mark.parametrize("made", [Texture(1, 9), GaussianSmoothing(1.5)])
+@pytest.mark.parametrize("made", [Surroundings(1, 9), GaussianSmoothing(1.5)])
 def test_a_second_call_takes_nothing_from_the_host(
-    made: Texture | GaussianSmoothing, monkeypatch: pytest.MonkeyPatch
+    made: Surroundings | GaussianSmoothing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A captured CUDA graph must not copy from there."""
     x = torch.ones((1, 1, 8 + 2 * made.margin, 8 + 2 * made.margin))

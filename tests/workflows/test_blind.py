@@ -14,8 +14,9 @@ from asd_cli.data.known import KnownTiles
 from asd_cli.data.pieces import Survey, survey_tiles
 from asd_cli.data.tiles import TileSet
 from asd_cli.density.calibration import Calibration
-from asd_cli.density.gaussian import Gaussian, fit_ledoit_wolf
+from asd_cli.density.gaussian import fit_ledoit_wolf
 from asd_cli.density.moments import Moments
+from asd_cli.density.normal import NormalPixels
 from asd_cli.methods.asd.localised import LocalisedAsd
 from asd_cli.methods.base import EvidenceDetector
 from asd_cli.options import FitGaussianOptions, TileOptions, TrainOptions
@@ -23,7 +24,7 @@ from asd_cli.raster.windows import Window
 from asd_cli.workflows.blind import Blind, blind
 from asd_cli.workflows.calibrating import calibrate
 from asd_cli.workflows.fit_gaussian import FitReport, fit_gaussian
-from asd_cli.workflows.fitting import fit_normal, merged, tile_moments
+from asd_cli.workflows.fitting import fit_normal, tile_normals, together
 from asd_cli.workflows.models import load_model
 from asd_cli.workflows.tilesets import open_tiles
 from asd_cli.workflows.train import _untrained, train
@@ -54,15 +55,15 @@ def detector() -> LocalisedAsd:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = LocalisedAsd.create(
-            2, length=4, scales=(1.0,), patch_size=15, hidden=16, members=3, smoothing=1.0, texture=5
+            2, length=4, scales=(1.0,), patch_size=15, hidden=16, members=3, smoothing=1.0, texture=5, memory=60
         )
     made.high.fill_(200.0)
     return made.eval().requires_grad_(False)
 
 
-def fitted(detector: LocalisedAsd, tiles: TileSet, survey: Survey) -> dict[int, Moments]:
-    parts = tile_moments(detector, tiles, survey.training, CPU, lambda count: None)
-    fit_normal(detector, merged(list(parts.values()), detector.length))
+def fitted(detector: LocalisedAsd, tiles: TileSet, survey: Survey) -> dict[int, NormalPixels]:
+    parts = tile_normals(detector, tiles, survey.training, CPU, 0, lambda count: None)
+    fit_normal(detector, together(detector, parts.values()))
     return parts
 
 
@@ -72,7 +73,7 @@ def test_each_fold_is_judged_by_what_does_not_know_it(
 ) -> None:
     survey = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=holdout, seed=0, folds=3)
     parts = fitted(detector, tiles, survey)
-    before = detector.mean.clone()
+    before, remembered = detector.mean.clone(), detector.remembered.copy()
     held_out = blind(detector, survey, parts, KnownTiles.of(survey))
     assert [list(pieces) for _, pieces in held_out] == [list(fold) for fold in survey.folds]
     for (one, fold), mine in zip(held_out, networks, strict=True):
@@ -82,10 +83,15 @@ def test_each_fold_is_judged_by_what_does_not_know_it(
             expected = detector.members[network].state_dict()
             assert all(torch.equal(value, expected[name]) for name, value in member.state_dict().items())
         known = {piece.tile for piece in survey.training} - {piece.tile for piece in fold}
-        rest = fit_ledoit_wolf(merged([parts[tile] for tile in known], detector.length))
+        normal = together(detector, (parts[tile] for tile in sorted(known)))
+        rest = fit_ledoit_wolf(normal.moments)
         np.testing.assert_allclose(one.mean.numpy(), rest.mean, rtol=1e-6)
         np.testing.assert_allclose(one.whitening.numpy(), rest.whitening, rtol=1e-5, atol=1e-6)
+        rows = {row.tobytes() for tile in known for row in parts[tile].rows}
+        assert len(one.remembered) == len(normal.rows) == 60
+        assert all(row.tobytes() in rows for row in one.remembered)
     assert torch.equal(detector.mean, before)
+    np.testing.assert_array_equal(detector.remembered, remembered)
     assert len(detector.members) == detector.config()["members"] == 3
 
 
@@ -110,7 +116,7 @@ def test_the_calibration_is_of_distances_of_tiles_that_are_new_to_them(tiles: Ti
 
     def signs(one: EvidenceDetector) -> Callable[[torch.Tensor], torch.Tensor]:
         assert isinstance(one, LocalisedAsd)
-        return lambda x: torch.stack([one.whitened(x).norm(dim=1), one.smoothed_logits(x)], dim=1)
+        return one.all_signs
 
     twin = LocalisedAsd.create(2, **{k: v for k, v in detector.config().items() if k != "taught"})
     twin.set_evidence(maps(signs).T.astype(np.float32))
@@ -123,16 +129,20 @@ def test_the_calibration_is_of_distances_of_tiles_that_are_new_to_them(tiles: Ti
     assert calibration.threshold == pytest.approx(Calibration.fit(distances, 0.01).threshold, rel=1e-3)
 
 
-def test_earlier_moments_stay_in_every_gaussian(tiles: TileSet, detector: LocalisedAsd) -> None:
+def test_earlier_pixels_stay_in_what_each_knows(tiles: TileSet, detector: LocalisedAsd) -> None:
     survey = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=0.2, seed=0, folds=3)
     parts = fitted(detector, tiles, survey)
-    earlier = Moments.of(np.random.default_rng(0).normal(3, 1, (5000, detector.length)))
+    random = np.random.default_rng(0)
+    old = random.normal(9, 1, (60, detector.surroundings)).astype(np.float32)
+    earlier = NormalPixels(Moments.of(random.normal(3, 1, (5000, detector.length))), old)
     for one, fold in blind(detector, survey, parts, KnownTiles.none(), earlier):
         assert isinstance(one, LocalisedAsd)
         assert one.networks == 3
         gone = {piece.tile for piece in fold}
-        rest = merged([earlier, *(part for tile, part in parts.items() if tile not in gone)], detector.length)
-        np.testing.assert_allclose(one.mean.numpy(), fit_ledoit_wolf(rest).mean, rtol=1e-6)
+        rest = together(detector, [earlier, *(part for tile, part in parts.items() if tile not in gone)])
+        np.testing.assert_allclose(one.mean.numpy(), fit_ledoit_wolf(rest.moments).mean, rtol=1e-6)
+        from_old = np.count_nonzero((one.remembered[:, None] == old[None]).all(axis=2).any(axis=1))
+        assert from_old == pytest.approx(60 * 5000 / rest.moments.count, abs=1)
 
 
 def test_of_one_fold_the_detector_judges_what_its_networks_do_not_know(tiles: TileSet, detector: LocalisedAsd) -> None:
@@ -229,9 +239,9 @@ def judges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     found: list[tuple[int, ...]] = []
     original = LocalisedAsd.part
 
-    def recording(self: LocalisedAsd, networks: Sequence[int], gaussian: Gaussian | None) -> LocalisedAsd:
+    def recording(self: LocalisedAsd, networks: Sequence[int], normal: NormalPixels | None) -> LocalisedAsd:
         found.append(tuple(networks))
-        return original(self, networks, gaussian)
+        return original(self, networks, normal)
 
     monkeypatch.setattr(LocalisedAsd, "part", recording)
     return found

@@ -1,6 +1,7 @@
 """Fitting after training: moments tile by tile, odd tiles, calibration from held-out pixels."""
 
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from asd_cli.data.known import KnownTiles
 from asd_cli.data.pieces import survey_tiles
 from asd_cli.density.gaussian import fit_ledoit_wolf
 from asd_cli.density.moments import Moments
+from asd_cli.density.normal import NormalPixels
 from asd_cli.errors import TrainingError
+from asd_cli.methods.base import DescriptorDetector
 from asd_cli.options import TileOptions
 from asd_cli.raster.windows import Window
 from asd_cli.workflows.blind import blind
 from asd_cli.workflows.calibrating import calibrate
-from asd_cli.workflows.fitting import fit_normal, merged, suspicious_tiles, tile_moments
+from asd_cli.workflows.fitting import fit_normal, suspicious_tiles, tile_normals, together
 from asd_cli.workflows.models import Model, load_model
 from asd_cli.workflows.tilesets import open_tiles
 
@@ -33,6 +36,10 @@ def nothing(count: int) -> None:
     pass
 
 
+def normal(moments: Moments) -> NormalPixels:
+    return NormalPixels(moments, np.empty((0, 0), np.float32))
+
+
 def gaussian_parts(count: int, length: int = 3, size: int = 500) -> dict[int, Moments]:
     random = np.random.default_rng(0)
     return {index: Moments.of(random.normal(size=(size, length))) for index in range(count)}
@@ -43,9 +50,10 @@ def test_the_size_of_the_pieces_makes_no_difference(model: Model, tiny_tiles: Pa
     found = []
     for crop in (1024, 34):
         survey = survey_tiles(tiles, crop=crop, halo=16, holdout=0.2, seed=0)
-        parts = tile_moments(model.detector, tiles, survey.training, CPU, nothing)
+        assert isinstance(model.detector, DescriptorDetector)
+        parts = tile_normals(model.detector, tiles, survey.training, CPU, 0, nothing)
         assert sorted(parts) == sorted({piece.tile for piece in survey.training})
-        found.append(merged(list(parts.values()), 5))
+        found.append(together(model.detector, parts.values()).moments)
     assert found[0].count == found[1].count
     np.testing.assert_allclose(found[0].mean, found[1].mean, rtol=1e-5)
     np.testing.assert_allclose(found[0].covariance, found[1].covariance, rtol=1e-4, atol=1e-6)
@@ -57,14 +65,14 @@ def test_too_few_pixels_to_fit(model: Model, count: int) -> None:
     with pytest.raises(
         TrainingError, match=rf"{count} normal pixel\(s\) to fit the Gaussian on; at least 2 are needed"
     ):
-        fit_normal(model.detector, moments)
+        fit_normal(model.detector, normal(moments))
 
 
 def test_descriptors_that_are_not_finite(model: Model) -> None:
     with np.errstate(invalid="ignore"):
         moments = Moments.of(np.array([[1, 2, 3, 4, np.nan]] * 9))
     with pytest.raises(TrainingError, match="the descriptors are not finite; check the tiles for odd values"):
-        fit_normal(model.detector, moments)
+        fit_normal(model.detector, normal(moments))
 
 
 def test_an_odd_tile_is_found_among_many_and_its_ratio_is_the_mean_square() -> None:
@@ -73,7 +81,7 @@ def test_an_odd_tile_is_found_among_many_and_its_ratio_is_the_mean_square() -> N
     parts[9] = Moments.of(odd)
     found = suspicious_tiles(parts)
     assert list(found) == [9]
-    rest = fit_ledoit_wolf(merged([parts[i] for i in range(6)], 3))
+    rest = fit_ledoit_wolf(reduce(Moments.merge, [parts[i] for i in range(6)]))
     assert found[9] == pytest.approx(float((rest.distance(odd) ** 2).mean()) / 3, rel=1e-9)
 
 
@@ -83,7 +91,7 @@ def test_like_tiles_pass_and_a_single_one_tells_nothing() -> None:
 
 
 def test_a_tile_is_compared_with_what_the_model_knew() -> None:
-    known = merged(list(gaussian_parts(4).values()), 3)
+    known = reduce(Moments.merge, gaussian_parts(4).values())
     odd = {0: Moments.of(np.random.default_rng(1).normal(9, 1, (300, 3)))}
     assert list(suspicious_tiles(odd, known)) == [0]
     assert suspicious_tiles(gaussian_parts(1), known) == {}

@@ -1,9 +1,11 @@
-"""ASD taught with localised virtual anomalies: several of the paper's encoders, narrower, with anomaly heads, and a
-Gaussian of bands and texture.
+"""ASD taught with localised virtual anomalies: several of the paper's encoders, narrower, with anomaly heads; a
+Gaussian of the bands; and remembered surroundings.
 
-The heads say how much a place looks like a virtual anomaly; their mean is smoothed over neighbouring pixels. The
-Mahalanobis distance of the bands (RX, Reed and Yu 1990) and of the roughness around the pixel says how odd its colour
-and texture are. Each is weighed by how rarely normal pixels show as much (`evidence`).
+Three signs of an anomaly. The Mahalanobis distance of the bands (RX, Reed and Yu 1990) says how odd a colour is; it
+knows one normal cloud, and so generalises. The distance of what surrounds a pixel, colour and roughness, from the
+nearest remembered normal surroundings (Cover and Hart 1967; as PatchCore does with learned features, Roth et al. 2022)
+knows as many looks of the normal as there are. The heads say how much a place looks like a virtual anomaly. Each is
+weighed by how rarely normal pixels show as much (`evidence`).
 
 Networks that start from other weights and see other crops agree on what they were taught and differ at random on
 anything else, so that their mean is better and steadier (Lakshminarayanan et al., "Simple and Scalable Predictive
@@ -16,7 +18,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -24,20 +26,23 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from asd_cli.density.gaussian import Gaussian
-from asd_cli.errors import InputError
+from asd_cli.density.gaussian import fit_ledoit_wolf
+from asd_cli.density.normal import NormalPixels
+from asd_cli.errors import InputError, ModelFileError
 from asd_cli.methods.asd.encoder import PyramidEncoder, check_variances
 from asd_cli.methods.asd.evidence import Evidence, check_evidence
 from asd_cli.methods.asd.recipes import RECIPES
-from asd_cli.methods.asd.signs import FoldedSigns
+from asd_cli.methods.asd.signs import Beside, FoldedSigns
 from asd_cli.methods.base import EvidenceDetector, TrainingBatch
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.scaled import ScaledDetector, pyramid_config
-from asd_cli.nn.engines import Engine
+from asd_cli.nn.devices import placed
+from asd_cli.nn.engines import Engine, torch_engine
 from asd_cli.nn.masked import masked_mean
+from asd_cli.nn.nearest import Nearest
 from asd_cli.nn.pyramid import HIDDEN, checked_pyramid
 from asd_cli.nn.smoothing import GaussianSmoothing
-from asd_cli.nn.texture import Texture
+from asd_cli.nn.surroundings import Surroundings
 from asd_cli.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -45,14 +50,44 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _LENGTH, _SCALES, _HIDDEN, _MEMBERS = 16, (0.25, 0.5, 1.0, 2.0), 32, 3
-# weights of Gaussian and head, the standard deviation of the smoothing and the side of the squares of the texture (px):
-# found by cross-validation within the training halves of the sets of `benchmarks/accuracy.py`
-_WEIGHTS, _SMOOTHING, _TEXTURE = (0.5, 1.0), 4.0, 21
-# without labels the head has seen the anomalies as normal, while the Gaussian leaves odd pixels out; found on scenes of
-# 128 x 128 px cut from the same halves, with one network
-_UNLABELLED_WEIGHTS, _UNLABELLED_MEMBERS = (0.5, 0.25), 1
-_MOST_SMOOTHING, _LARGEST_TEXTURE = 32.0, 63
+# weights of Gaussian, memory and heads, and `Around`: found by cross-validation within the training halves of the sets
+# of `benchmarks/accuracy.py`
+_WEIGHTS, _SMOOTHING, _BLUR, _TEXTURE, _MEMORY = (0.5, 0.5, 0.5), 4.0, 2.0, 21, 512
+# without labels memory and head have seen the anomalies as normal, while the Gaussian leaves odd pixels out; found on
+# scenes of 128 x 128 px cut from the same halves, with one network
+_UNLABELLED = {"weights": (0.5, 0.0, 0.25), "members": 1, "blur": 0.0}
+_MOST_SMOOTHING, _LARGEST_TEXTURE, _MOST_MEMORY = 32.0, 63, 1 << 16
 _HIDDEN_CHOICES, _MOST_MEMBERS = (16, 32, 64, 128, 256), 16
+
+
+class Around(NamedTuple):
+    """What else than a pixel itself has a say in its signs.
+
+    smoothing, blur: standard deviations of the smoothing of the logit, and of colours and their distance (px). texture:
+    side of the squares of the texture, 0 for none (px). memory: surroundings remembered.
+    """
+
+    smoothing: float
+    blur: float
+    texture: int
+    memory: int
+
+    @classmethod
+    def checked(cls, smoothing: float, blur: float, texture: int, memory: int) -> Around:
+        """Numbers from a model file.
+
+        Raises:
+            ValueError: one is out of range.
+        """
+        smoothing, blur = float(smoothing), float(blur)
+        for name, value in (("smoothing", smoothing), ("blur", blur)):
+            if not 0 <= value <= _MOST_SMOOTHING:
+                raise ValueError(f"{name} {value:g} is not within 0..{_MOST_SMOOTHING:g}")
+        if not (type(texture) is int and 0 <= texture <= _LARGEST_TEXTURE and (texture % 2 or not texture)):
+            raise ValueError(f"texture {texture} is not 0 or an odd number up to {_LARGEST_TEXTURE}")
+        if not (type(memory) is int and 1 <= memory <= _MOST_MEMORY):
+            raise ValueError(f"memory {memory} is not within 1..{_MOST_MEMORY}")
+        return cls(smoothing, blur, texture, memory)
 
 
 class Member(nn.Module):
@@ -70,11 +105,11 @@ class Member(nn.Module):
 
 
 class LocalisedAsd(ScaledDetector, EvidenceDetector):
-    """Two signs of an anomaly: the distance of a pixel's bands and texture from their Gaussian, and the mean logit of
-    the members."""
+    """Three signs of an anomaly: the distance of a pixel's bands from their Gaussian, that of its surroundings from the
+    nearest remembered ones, and the mean logit of the members; the first and the last are smoothed."""
 
     name: ClassVar[str] = "asd"
-    signs: ClassVar[int] = 2
+    signs: ClassVar[int] = 3
 
     def __init__(
         self,
@@ -82,24 +117,23 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         *,
         network: Mapping[str, Any],
         members: int,
-        smoothing: float,
-        texture: int,
-        weights: tuple[float, float],
+        around: Around,
+        weights: tuple[float, ...],
     ) -> None:
         super().__init__(bands)
-        around = {"smoothing": smoothing, "texture": texture}
-        self._config = {**network, "scales": list(network["scales"]), **around}
+        self._config = {**network, "scales": list(network["scales"]), **around._asdict()}
         self._weights = weights
         self.members = nn.ModuleList(Member(bands, **network) for _ in range(members))
         encoder = cast(Member, self.members[0]).encoder
         self.evidence = Evidence(self.signs)
-        self.texture = Texture(bands, texture)
-        self.align = max(encoder.align, self.texture.align)
-        self.smoothing = GaussianSmoothing(smoothing, align=encoder.align)
-        reach = max(encoder.halo + self.smoothing.margin, self.texture.margin)
+        self.around = Surroundings(bands, around.texture, blur=around.blur)
+        self.nearest = Nearest(around.memory, self.around.channels)
+        self.align = max(encoder.align, self.around.align, self.nearest.align)
+        self.smoothing = GaussianSmoothing(around.smoothing, align=encoder.align)
+        self.blur = GaussianSmoothing(around.blur)
+        reach = max(encoder.halo + self.smoothing.margin, self.around.margin + self.nearest.margin, self.blur.margin)
         self.halo = -(-reach // self.align) * self.align
-        self._spare = self.halo - encoder.halo
-        self.hold_gaussian(bands + self.texture.channels)
+        self.hold_gaussian(bands)
 
     @classmethod
     def create(
@@ -108,14 +142,16 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         *,
         hidden: int = HIDDEN,
         members: int = 1,
-        smoothing: float = 0.0,
-        texture: int = 0,
         weights: Sequence[float] = _WEIGHTS,
+        smoothing: float = 0.0,
+        blur: float = 0.0,
+        texture: int = 0,
+        memory: int = 1,
         **config: Any,
     ) -> Self:
         """A method with untrained weights; `config` holds length, scales and patch_size, `hidden` is the width of the
-        networks, `members` their number, `smoothing` that of the logit in pixels, `texture` the side of the squares of
-        the texture, 0 for bands alone, `weights` those of the evidence of Gaussian and heads.
+        networks, `members` their number, `weights` those of the evidence of Gaussian, memory and heads; for the rest
+        see `Around`.
 
         Raises:
             ValueError: no scales, a scale that is no power of two, or a number that is out of range.
@@ -124,18 +160,12 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
             raise ValueError(f"hidden {hidden} is none of {', '.join(map(str, _HIDDEN_CHOICES))}")
         if not (type(members) is int and 1 <= members <= _MOST_MEMBERS):
             raise ValueError(f"members {members} is not within 1..{_MOST_MEMBERS}")
-        smoothing = float(smoothing)
-        if not 0 <= smoothing <= _MOST_SMOOTHING:
-            raise ValueError(f"smoothing {smoothing:g} is not within 0..{_MOST_SMOOTHING:g}")
-        if not (type(texture) is int and 0 <= texture <= _LARGEST_TEXTURE and (texture % 2 or not texture)):
-            raise ValueError(f"texture {texture} is not 0 or an odd number up to {_LARGEST_TEXTURE}")
-        gaussian, head = (float(weight) for weight in weights)
-        if not (0 < gaussian <= 1 and 0 < head <= 1):
-            raise ValueError(f"weights {gaussian:g}, {head:g} are not within 0..1")
+        each = tuple(float(weight) for weight in weights)
+        if len(each) != cls.signs or not (all(0 <= weight <= 1 for weight in each) and each[0] > 0):
+            raise ValueError(f"weights {list(each)} are not {cls.signs} within 0..1, the first above 0")
         network = {**checked_pyramid(**config), "hidden": hidden}
-        return cls(
-            bands, network=network, members=members, smoothing=smoothing, texture=texture, weights=(gaussian, head)
-        )
+        around = Around.checked(smoothing, blur, texture, memory)
+        return cls(bands, network=network, members=members, around=around, weights=each)
 
     @classmethod
     def plan(cls, options: TrainOptions) -> TrainingPlan:
@@ -148,13 +178,15 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
             raise InputError("--without and --loss-form change the paper's losses; add --recipe quick or paper")
         config = pyramid_config(options, length=_LENGTH, scales=_SCALES)
         recipe = RECIPES[options.recipe]
-        weights, members = (_UNLABELLED_WEIGHTS, _UNLABELLED_MEMBERS) if options.unlabelled else (_WEIGHTS, _MEMBERS)
+        around = {"smoothing": _SMOOTHING, "blur": _BLUR, "texture": _TEXTURE, "memory": _MEMORY}
+        config |= {"hidden": _HIDDEN, "members": _MEMBERS, "weights": _WEIGHTS, **around, "taught": "localised"}
+        if options.unlabelled:
+            config |= _UNLABELLED
+        members = config["members"]
         if options.steps and options.steps < members:
             _log.warning("--steps %d: too few for each of the %d networks; give more", options.steps, members)
         recipe = replace(recipe, steps_per_epoch=members * cast(int, recipe.steps_per_epoch))
         facts = {"virtual_anomalies": recipe.amplitudes.as_json()}
-        config = {**config, "hidden": _HIDDEN, "members": members, "smoothing": _SMOOTHING, "texture": _TEXTURE}
-        config |= {"weights": weights, "taught": "localised"}
         return TrainingPlan(config, recipe, facts)
 
     def objective(self, options: TrainOptions, *, warmup_epochs: int) -> LocalisedObjective:
@@ -176,34 +208,56 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
 
         `mask` (B, H, W): the pixels that count for the statistics of the normalisation in training.
         """
-        logits: Tensor = self.members[member](self._trimmed(x, 0), mask)
+        logits: Tensor = self.members[member](self._for_members(x, 0), mask)
         return logits[:, 0]
 
     def smoothed_logits(self, x: Tensor, members: Sequence[int] | None = None) -> Tensor:
         """As `logits`, the mean of some members or all, smoothed."""
-        near = self._trimmed(x, self.smoothing.margin)
+        near = self._for_members(x, self.smoothing.margin)
         chosen = range(self.networks) if members is None else members
         return self.smoothing(torch.stack([self.members[i](near) for i in chosen]).mean(dim=0))[:, 0]
 
-    def _trimmed(self, x: Tensor, margin: int) -> Tensor:
-        """What members need of raw pixels for a margin of logits around the inner ones, on their range."""
-        return self.normalise(F.pad(x, (margin - self._spare,) * 4))
+    def _for_members(self, x: Tensor, margin: int) -> Tensor:
+        """What members need of raw pixels for a margin of logits around the inner ones."""
+        return self._near(x, margin + cast(Member, self.members[0]).encoder.halo)
+
+    def _near(self, x: Tensor, margin: int) -> Tensor:
+        """Raw pixels, of whose halo `margin` px stay, on the networks' range."""
+        return self.normalise(F.pad(x, (margin - self.halo,) * 4))
 
     def descriptors(self, x: Tensor) -> Tensor:
-        """Bands of each pixel on the network's range, and its texture: raw, with halo -> (B, length, H, W)."""
-        return self.texture(self.normalise(F.pad(x, (self.texture.margin - self.halo,) * 4)))
+        """Bands of each pixel on the network's range: raw, with halo -> (B, bands, H, W)."""
+        return self._near(x, 0)
+
+    def surrounding(self, x: Tensor) -> Tensor:
+        """What surrounds each pixel: raw, with halo -> (B, surroundings, H, W)."""
+        return self.around(self._near(x, self.around.margin))
+
+    def all_signs(self, x: Tensor) -> Tensor:
+        """Raw, with halo -> (B, signs, H, W)."""
+        white = F.conv2d(
+            self._near(x, self.blur.margin) - self.mean.view(1, -1, 1, 1), self.whitening[:, :, None, None]
+        )
+        distance = self.blur(torch.linalg.vector_norm(white, dim=1, keepdim=True))
+        nearest = self.nearest(self.around(self._near(x, self.around.margin + self.nearest.margin)))
+        return torch.cat([distance, nearest, self.smoothed_logits(x)[:, None]], dim=1)
 
     def distances(self, x: Tensor) -> Tensor:
-        """Weighted sum of the -log p of both signs; see `Detector` and `Evidence`."""
-        distance: Tensor = self.evidence(torch.stack([self.whitened(x).norm(dim=1), self.smoothed_logits(x)], dim=1))
+        """Weighted sum of the -log p of all signs; see `Detector` and `Evidence`."""
+        distance: Tensor = self.evidence(self.all_signs(x))
         return distance
+
+    def normal_engine(self, device: torch.device, side: int) -> Engine:
+        """See `DescriptorDetector`."""
+        placed(self.eval(), device)
+        return torch_engine(lambda x: torch.cat([self.descriptors(x), self.surrounding(x)], dim=1), device, side)
 
     def distance_engine(self, device: torch.device, side: int) -> Engine:
         """The folded encoder; see `FoldedSigns.engine`."""
         return self.folded().engine(device, side, weighed=True)
 
     def sign_engine(self, device: torch.device, side: int) -> Engine:
-        """As `distance_engine`, with both signs as they are."""
+        """As `distance_engine`, with all signs as they are."""
         return self.folded().engine(device, side, weighed=False)
 
     def add_distances(self, graph: OnnxGraph, x: str) -> str:
@@ -215,28 +269,46 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         return FoldedSigns(
             [(member.encoder, member.anomaly_head) for member in cast(Iterable[Member], self.members)],
             self.evidence,
-            (self.texture, self.smoothing),
+            Beside(self.around, self.nearest, self.blur, self.smoothing),
             scaling=(self.low, self.high),
             gaussian=(self.mean, self.whitening),
             halo=self.halo,
         )
 
     def set_evidence(self, rows: NDArray[np.float32]) -> None:
-        """Weigh signs from now on by those of held-out normal pixels (n, 2)."""
+        """See `EvidenceDetector`."""
         self.evidence.fit(rows, self._weights)
 
-    def part(self, networks: Sequence[int], gaussian: Gaussian | None) -> Self:
+    @property
+    def surroundings(self) -> int:
+        """See `DescriptorDetector`."""
+        return self.around.channels
+
+    @property
+    def remembered(self) -> NDArray[np.float32]:
+        """See `DescriptorDetector`."""
+        rows: NDArray[np.float32] = self.nearest.rows.cpu().numpy()
+        return rows
+
+    def remember(self, rows: NDArray[np.float32]) -> None:
+        """See `DescriptorDetector`."""
+        self.nearest.remember(rows)
+
+    def part(self, networks: Sequence[int], normal: NormalPixels | None) -> Self:
         """See `EvidenceDetector`."""
         part = deepcopy(self)
         part.members = nn.ModuleList(part.members[i] for i in networks)
-        if gaussian is not None:
-            part.set_gaussian(gaussian)
+        if normal is not None:
+            part.set_gaussian(fit_ledoit_wolf(normal.moments))
+            part.remember(normal.rows)
         return part
 
     def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         super()._check_arrays(arrays)
         check_variances(arrays)
         check_evidence(arrays)
+        if not (arrays["nearest.scale"] > 0).all():
+            raise ModelFileError("tensor nearest.scale is damaged: it is not above 0")
 
 
 class LocalisedObjective:

@@ -1,10 +1,10 @@
-"""Both signs of a localised ASD model, and their evidence, folded for scoring."""
+"""All signs of a localised ASD model, and their evidence, folded for scoring."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,9 @@ from asd_cli.methods.asd.half import HalfScorer
 from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, OnnxEngine, torch_engine
 from asd_cli.nn.fused import available
+from asd_cli.nn.nearest import Nearest
 from asd_cli.nn.smoothing import GaussianSmoothing
-from asd_cli.nn.texture import Texture
+from asd_cli.nn.surroundings import Surroundings
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -26,24 +27,35 @@ if TYPE_CHECKING:
     from asd_cli.nn.onnx_graph import OnnxGraph
 
 
+class Beside(NamedTuple):
+    """What signs are made of beside the networks: surroundings and the remembered ones, the smoothing of the distance
+    of the bands, and that of the logit."""
+
+    around: Surroundings
+    nearest: Nearest
+    blur: GaussianSmoothing
+    smoothing: GaussianSmoothing
+
+
 class FoldedSigns(nn.Module):
-    """Raw pixels to the distance of bands and texture and the smoothed logit of the heads, or to the evidence of both.
+    """Raw pixels to the smoothed distance of the bands, that of the surroundings from the nearest remembered ones and
+    the smoothed logit of the heads, or to the evidence of all.
 
     Args:
         networks: encoders and heads, trained; they are copied. A head is linear in the descriptors, so that both fold
             into one row; the mean of all logits is the sum of such rows, computed at once.
         evidence: fitted; it is copied.
-        around: texture beside the bands, and smoothing of the logit.
+        beside: the rest; it is copied.
         scaling: low and high (bands,), the raw values that are -1 and 1 for the encoder.
-        gaussian: mean (length,) and whitening (length, length) of bands, on the encoder's range, and texture.
-        halo: pixels of context, at least what either sign consumes.
+        gaussian: mean (bands,) and whitening (bands, bands) of bands on the encoder's range.
+        halo: pixels of context, at least what any sign consumes.
     """
 
     def __init__(
         self,
         networks: Sequence[tuple[PyramidEncoder, nn.Conv2d]],
         evidence: Evidence,
-        around: tuple[Texture, GaussianSmoothing],
+        beside: Beside,
         *,
         scaling: tuple[Tensor, Tensor],
         gaussian: tuple[Tensor, Tensor],
@@ -52,9 +64,11 @@ class FoldedSigns(nn.Module):
         super().__init__()
         self.encoder = FoldedEncoder.summed([_folded(*one, scaling, share=1 / len(networks)) for one in networks])
         self.evidence, self.halo = copy.deepcopy(evidence), halo
-        self.texture, self.smoothing = around
+        self.around, self.blur, self.smoothing = beside.around, beside.blur, beside.smoothing
+        self.nearest = copy.deepcopy(beside.nearest)
         # what each sign does not need of the halo
-        self._beside = halo - self.texture.margin, halo - self.encoder.halo - self.smoothing.margin
+        needed = self.blur.margin, self.around.margin + self.nearest.margin, self.encoder.halo + self.smoothing.margin
+        self._spare = [halo - reach for reach in needed]
         mean, whitening = gaussian
         self.whiten = nn.Conv2d(len(mean), len(mean), 1)
         self.whiten.weight.data.copy_(whitening[:, :, None, None])
@@ -62,17 +76,18 @@ class FoldedSigns(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, 2, H, W)."""
+        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, 3, H, W)."""
         return self._signs(x, self.encoder)
 
     def _signs(self, x: Tensor, encoder: Callable[[Tensor], Tensor]) -> Tensor:
-        near, far = (F.pad(x, (-beside,) * 4) for beside in self._beside)
-        white = self.whiten(self.texture(self.encoder.normalise(near)))
-        distance = torch.linalg.vector_norm(white, dim=1, keepdim=True)
-        return torch.cat([distance, self.smoothing(encoder(far))], dim=1)
+        pixel, near, far = (F.pad(x, (-spare,) * 4) for spare in self._spare)
+        white = self.whiten(self.encoder.normalise(pixel))
+        distance = self.blur(torch.linalg.vector_norm(white, dim=1, keepdim=True))
+        nearest = self.nearest(self.around(self.encoder.normalise(near)))
+        return torch.cat([distance, nearest, self.smoothing(encoder(far))], dim=1)
 
     def engine(self, device: torch.device, side: int, *, weighed: bool) -> Engine:
-        """What maps blocks to evidence, or to both signs: ONNX Runtime on the CPU, half precision on CUDA devices (for
+        """What maps blocks to evidence, or to all signs: ONNX Runtime on the CPU, half precision on CUDA devices (for
         evidence), plain torch elsewhere."""
         if device.type == "cpu":
             return OnnxEngine(self._session(side, weighed=weighed), side)
@@ -86,7 +101,7 @@ class FoldedSigns(nn.Module):
         return torch_engine(lambda x: signs.evidence(signs._signs(x, logits)), device, side)
 
     def _session(self, side: int, *, weighed: bool) -> onnxruntime.InferenceSession:
-        """For one block (1, bands, side + 2 halo, side + 2 halo) -> (1, 1 or 2, side, side)."""
+        """For one block (1, bands, side + 2 halo, side + 2 halo) -> (1, 1 or 3, side, side)."""
         from asd_cli.nn.onnx_graph import OnnxGraph
 
         graph, around = OnnxGraph(), side + 2 * self.halo
@@ -94,12 +109,13 @@ class FoldedSigns(nn.Module):
         return graph.session(output, (1, self.encoder.low.shape[1], around, around))
 
     def add_to(self, graph: OnnxGraph, x: str, *, weighed: bool) -> str:
-        """Evidence or both signs as nodes: raw pixels (B, bands, H + 2 halo, W + 2 halo) -> (B, 1 or 2, H, W)."""
+        """Evidence or all signs as nodes: raw pixels (B, bands, H + 2 halo, W + 2 halo) -> (B, 1 or 3, H, W)."""
         x = self.encoder.add_normalised(graph, x)
-        near, far = (graph.trim(x, beside, beside) for beside in self._beside)
-        white = graph.conv(self.texture.add_to(graph, near), self.whiten)
-        distance = graph.add("ReduceL2", white, graph.constant([1], "int64"), keepdims=1)
-        signs = [distance, self.smoothing.add_to(graph, self.encoder.add_to(graph, far))]
+        pixel, near, far = (graph.trim(x, spare, spare) for spare in self._spare)
+        white = graph.conv(pixel, self.whiten)
+        distance = self.blur.add_to(graph, graph.add("ReduceL2", white, graph.constant([1], "int64"), keepdims=1))
+        nearest = self.nearest.add_to(graph, self.around.add_to(graph, near))
+        signs = [distance, nearest, self.smoothing.add_to(graph, self.encoder.add_to(graph, far))]
         return self.evidence.add_to(graph, signs) if weighed else graph.add("Concat", *signs, axis=1)
 
 

@@ -1,4 +1,4 @@
-"""Texture against a naive twin, and where it is the same."""
+"""Surroundings against a naive twin, and where it is the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from asd_cli.nn.onnx_graph import OnnxGraph
-from asd_cli.nn.texture import Texture
+from asd_cli.nn.surroundings import Surroundings
 
 
 def naive(image: np.ndarray, side: int, row: int, col: int, factor: int) -> float:
@@ -26,7 +26,7 @@ def naive(image: np.ndarray, side: int, row: int, col: int, factor: int) -> floa
 
 @pytest.mark.parametrize("side", [1, 5, 21])
 def test_it_is_the_mean_roughness_of_a_square(side: int) -> None:
-    texture, random = Texture(3, side), np.random.default_rng(0)
+    texture, random = Surroundings(3, side), np.random.default_rng(0)
     x = random.normal(0, 0.5, (3, 32 + 2 * texture.margin, 24 + 2 * texture.margin)).astype(np.float32)
     found = texture(torch.from_numpy(x)[None])[0].numpy()
     m = texture.margin
@@ -39,7 +39,7 @@ def test_it_is_the_mean_roughness_of_a_square(side: int) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 13), (40, 33)])
 def test_any_size_and_the_same_in_every_piece_on_the_grid(shape: tuple[int, int]) -> None:
-    texture, random = Texture(2, 21), np.random.default_rng(1)
+    texture, random = Surroundings(2, 21), np.random.default_rng(1)
     m, (height, width) = texture.margin, shape
     whole = torch.from_numpy(random.normal(0, 1, (1, 2, 48 + 2 * m, 48 + 2 * m)).astype(np.float32))
     piece = whole[..., 8 : 8 + height + 2 * m, : width + 2 * m]
@@ -49,7 +49,7 @@ def test_any_size_and_the_same_in_every_piece_on_the_grid(shape: tuple[int, int]
 
 
 def test_as_nodes() -> None:
-    texture, random = Texture(5, 9), np.random.default_rng(2)
+    texture, random = Surroundings(5, 9), np.random.default_rng(2)
     x = random.normal(0, 1, (2, 5, 21 + 2 * texture.margin, 16 + 2 * texture.margin)).astype(np.float32)
     graph = OnnxGraph()
     session = graph.session(texture.add_to(graph, "x"), x.shape)
@@ -58,6 +58,6 @@ def test_as_nodes() -> None:
 
 
 def test_a_side_of_0_leaves_the_bands_alone() -> None:
-    texture, x = Texture(3, 0), torch.rand(1, 3, 4, 5)
-    assert (texture.channels, texture.margin, texture.align) == (0, 0, 1)
+    texture, x = Surroundings(3, 0), torch.rand(1, 3, 4, 5)
+    assert (texture.channels, texture.margin, texture.align) == (3, 0, 1)
     assert torch.equal(texture(x), x)

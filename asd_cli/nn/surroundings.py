@@ -1,4 +1,4 @@
-"""How rough an image is around each pixel, at four scales; for torch and as nodes of ONNX."""
+"""The colour around each pixel, and how rough the image is there at four scales; for torch and as nodes of ONNX."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asd_cli.nn.devices import Constant
+from asd_cli.nn.smoothing import GaussianSmoothing
 
 if TYPE_CHECKING:
     from asd_cli.nn.onnx_graph import OnnxGraph
@@ -21,30 +22,33 @@ _HALF = 0.05
 """Squared gradient of an image on [-1, 1] that counts half; the largest is 4 along one axis."""
 
 
-class Texture:
-    """Sets beside the bands of a pixel how rough their mean is within `side` x `side` px: one number a scale.
+class Surroundings:
+    """Smooths the bands with a Gaussian of `blur` px, and sets beside them how rough their mean is within `side` x
+    `side` px: one number a scale.
 
     At 1, 1/2, 1/4 and 1/8 of the size, the squared gradient g (Prewitt's filters, 3 x 3) becomes g / (g + 0.05),
     below 1 however sharp an edge is; then the mean over the square. With a side of 0 the bands are all.
 
-    `channels` numbers are added, `margin` px are consumed on each side; shifts by multiples of `align` px change
+    `channels` numbers in all, `margin` px are consumed on each side; shifts by multiples of `align` px change
     nothing.
     """
 
-    def __init__(self, bands: int, side: int) -> None:
+    def __init__(self, bands: int, side: int, *, blur: float = 0.0) -> None:
         self.side = side
-        self.channels, self.align = (len(_FACTORS), _COARSEST) if side else (0, 1)
+        self.channels, self.align = (bands + len(_FACTORS), _COARSEST) if side else (bands, 1)
         # half the square, the cell of the coarsest scale that is cut there, and its neighbour
-        reach = side // 2 + 2 * _COARSEST - 1
-        self.margin = -(-reach // _COARSEST) * _COARSEST if side else 0
+        reach = side // 2 + 2 * _COARSEST - 1 if side else 0
+        self._blur = GaussianSmoothing(blur, channels=bands)
+        self.margin = -(-max(reach, self._blur.margin) // self.align) * self.align
         prewitt = np.array([[-1, 0, 1]] * 3, np.float32) / np.float32(3)
         self._mean: NDArray[np.float32] = np.full((1, bands, 1, 1), 1 / bands, np.float32)
         self._filters = Constant(np.stack([prewitt, prewitt.T])[:, None])
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, bands, H + 2 margin, W + 2 margin) on about [-1, 1] -> (B, bands + channels, H, W)."""
+        """(B, bands, H + 2 margin, W + 2 margin) on about [-1, 1] -> (B, channels, H, W)."""
+        bands = self._blur(F.pad(x, (self._blur.margin - self.margin,) * 4))
         if not self.side:
-            return x
+            return bands
         size = [n - 2 * self.margin + 2 * (self.side // 2) for n in x.shape[-2:]]
         mean, filters = x.mean(dim=1, keepdim=True), self._filters.like(x)
         rough = []
@@ -54,12 +58,14 @@ class Texture:
             first = self._first(factor)
             rough.append(fine[..., first : first + size[0], first : first + size[1]])
         means = F.avg_pool2d(F.avg_pool2d(torch.cat(rough, dim=1), (1, self.side), 1), (self.side, 1), 1)
-        return torch.cat([F.pad(x, (-self.margin,) * 4), means], dim=1)
+        return torch.cat([bands, means], dim=1)
 
     def add_to(self, graph: OnnxGraph, x: str) -> str:
         """The same as nodes."""
+        beside = self.margin - self._blur.margin
+        bands = self._blur.add_to(graph, graph.trim(x, beside, beside))
         if not self.side:
-            return x
+            return bands
         size = graph.inner_size(x, self.margin - self.side // 2)
         mean = graph.add("Conv", x, graph.constant(self._mean))  # faster than ReduceMean, 30 times with 200 bands
         filters, half, axis = graph.constant(self._filters.values), graph.constant(_HALF), graph.constant([1], np.int64)
@@ -75,7 +81,7 @@ class Texture:
         means = graph.add("Concat", *rough, axis=1)
         for shape in ([1, self.side], [self.side, 1]):
             means = graph.add("AveragePool", means, kernel_shape=shape)
-        return graph.add("Concat", graph.trim(x, self.margin, self.margin), means, axis=1)
+        return graph.add("Concat", bands, means, axis=1)
 
     def _first(self, factor: int) -> int:
         """Where the first square begins in what the gradient has left of a scale, in pixels: it takes a cell away."""
