@@ -195,6 +195,28 @@ def test_resampled_is_linear_between_the_centres_of_cells(ratio: int) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("said", "mean", "spread"),
+    [(None, 0.449, 0.226), ({}, 0.449, 0.226), ({"mean": (0.5, 0.4, 0.6), "std": (0.5, 0.5, 0.5)}, 0.5, 0.5)],
+)
+@pytest.mark.usefixtures("small")
+def test_pixels_are_normalised_as_the_network_was_trained(
+    said: dict[str, Any] | None, mean: float, spread: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from asd_cli.methods.backbone import features
+
+    def built(*given: Any) -> nn.Module:
+        network = build(*given)
+        network.pretrained_cfg = said  # type: ignore[assignment]
+        return network
+
+    monkeypatch.setattr(features, "build", built)
+    made = FrozenFeatures(2, backbone="resnet18", halo=64, weights="random")
+    x = torch.rand(1, 2, 64, 64)
+    for found, expected in zip(made(x), made.network((x - mean) / spread), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.usefixtures("small")
 def test_features_are_in_register_with_the_pixels() -> None:
     """A network whose weights are symmetric answers to a symmetric image with a symmetric map."""

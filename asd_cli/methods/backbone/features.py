@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asd_cli.errors import ModelFileError
-from asd_cli.methods.backbone.loading import STRIDES, build, channels
+from asd_cli.methods.backbone.loading import STRIDES, build, channels, normalisation
 from asd_cli.methods.scaled import BandRanges, check_ranges
 
 BLOCK = 256
@@ -23,7 +23,6 @@ TOLERANCE = 0.02
 """Relative; 0 with ResNet-18 and a halo of 128 px, 0.0004 with ResNet-50, 0.02 with ResNet-34, 0.09 with ResNet-18 and
 64 px."""
 _HALOS = (32, 256)
-_MEAN, _SPREAD = 0.449, 0.226  # of ImageNet's photographs on 0..1, which networks were trained on
 _LOWEST, _HIGHEST = -1.0, 2.0  # clamped there, in units of the normal range
 
 
@@ -61,6 +60,10 @@ class FrozenFeatures(BandRanges):
         self.halo = checked_halo(halo)
         self.network = build(backbone, bands, weights)
         self.channels = channels(self.network)
+        for name, value in zip(("mean", "spread"), normalisation(self.network), strict=True):
+            self.register_buffer(name, torch.tensor(value))
+        self.mean: Tensor
+        self.spread: Tensor
 
     def train(self, mode: bool = True) -> FrozenFeatures:
         """Stays in evaluation mode: its statistics are frozen, too."""
@@ -70,7 +73,7 @@ class FrozenFeatures(BandRanges):
         """(B, bands, h, w) raw float32 -> one (B, C_i, ceil(h / s_i), ceil(w / s_i)) a stride."""
         low, high = self.low.view(1, -1, 1, 1), self.high.view(1, -1, 1, 1)
         unit = ((x - low) / (high - low)).clamp(_LOWEST, _HIGHEST)
-        found: list[Tensor] = self.network((unit - _MEAN) / _SPREAD)
+        found: list[Tensor] = self.network((unit - self.mean) / self.spread)
         return found
 
     @staticmethod
@@ -78,9 +81,11 @@ class FrozenFeatures(BandRanges):
         """Values of its tensors in a model file.
 
         Raises:
-            ModelFileError: the range of a band is empty, or a variance negative.
+            ModelFileError: the range of a band is empty, a variance negative, or a spread not above 0.
         """
         check_ranges(arrays, f"{prefix}.")
+        if not (arrays[f"{prefix}.spread"] > 0).all():
+            raise ModelFileError(f"tensor {prefix}.spread is damaged: it is not above 0")
         for name, values in arrays.items():
             if name.endswith("running_var") and not (values >= 0).all():
                 raise ModelFileError(f"tensor {name} is damaged: a variance is negative")

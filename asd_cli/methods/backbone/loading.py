@@ -16,6 +16,7 @@ from asd_cli.errors import InputError
 STRIDES = (4, 8, 16)
 """Of the stages whose features are used."""
 _STAGES = (1, 2, 3)
+_MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PLAIN = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 _INSTALL = "install it with: pip install 'asd-cli[backbones]'"
 
@@ -118,6 +119,14 @@ def _created(name: str, bands: int) -> nn.Module:
 def channels(network: nn.Module) -> tuple[int, ...]:
     """Channels of the features at each stride."""
     return tuple(int(count) for count in _info(network).channels())
+
+
+def normalisation(network: nn.Module) -> tuple[float, float]:
+    """Mean and standard deviation, of all bands alike, that values on 0..1 are normalised by for the network's weights:
+    what timm says of them, else those of ImageNet's photographs."""
+    said: Mapping[str, Any] = getattr(network, "pretrained_cfg", None) or {}
+    mean, spread = (said.get(name) or value for name, value in (("mean", _MEAN), ("std", _SPREAD)))
+    return sum(mean) / len(mean), sum(spread) / len(spread)
 
 
 def _info(network: nn.Module) -> Any:
