@@ -52,10 +52,10 @@ _log = logging.getLogger(__name__)
 _LENGTH, _SCALES, _HIDDEN, _MEMBERS = 16, (0.25, 0.5, 1.0, 2.0), 32, 3
 # weights of Gaussian, memory and heads, and `Around`: found by cross-validation within the training halves of the sets
 # of `benchmarks/accuracy.py`
-_WEIGHTS, _SMOOTHING, _BLUR, _TEXTURE, _MEMORY = (0.5, 0.5, 0.5), 4.0, 2.0, 21, 512
+_WEIGHTS, _SMOOTHING, _BLUR, _TEXTURE, _MEMORY = (0.5, 0.5, 0.25), 4.0, 2.0, 21, 512
 # without labels memory and head have seen the anomalies as normal, while the Gaussian leaves odd pixels out; found on
 # scenes of 128 x 128 px cut from the same halves, with one network
-_UNLABELLED = {"weights": (0.5, 0.0, 0.25), "members": 1, "blur": 0.0}
+_UNLABELLED = {"weights": (0.5, 0.25, 0.25), "members": 1, "blur": 0.0}
 _MOST_SMOOTHING, _LARGEST_TEXTURE, _MOST_MEMORY = 32.0, 63, 1 << 16
 _HIDDEN_CHOICES, _MOST_MEMBERS = (16, 32, 64, 128, 256), 16
 
