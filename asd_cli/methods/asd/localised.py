@@ -18,7 +18,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -29,16 +29,17 @@ from torch import Tensor, nn
 from asd_cli.density.gaussian import fit_ledoit_wolf
 from asd_cli.density.normal import NormalPixels
 from asd_cli.errors import InputError, ModelFileError
+from asd_cli.methods.asd.around import Around
 from asd_cli.methods.asd.encoder import PyramidEncoder, check_variances
 from asd_cli.methods.asd.evidence import Evidence, check_evidence
+from asd_cli.methods.asd.localised_objective import LocalisedObjective
 from asd_cli.methods.asd.recipes import RECIPES
 from asd_cli.methods.asd.signs import Beside, FoldedSigns
-from asd_cli.methods.base import EvidenceDetector, TrainingBatch
+from asd_cli.methods.base import EvidenceDetector
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.scaled import ScaledDetector, pyramid_config
 from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, torch_engine
-from asd_cli.nn.masked import masked_mean
 from asd_cli.nn.nearest import Nearest
 from asd_cli.nn.pyramid import HIDDEN, checked_pyramid
 from asd_cli.nn.smoothing import GaussianSmoothing
@@ -56,38 +57,7 @@ _WEIGHTS, _SMOOTHING, _BLUR, _TEXTURE, _MEMORY = (0.5, 0.5, 0.25), 4.0, 2.0, 21,
 # without labels memory and head have seen the anomalies as normal, while the Gaussian leaves odd pixels out; found on
 # scenes of 128 x 128 px cut from the same halves, with one network
 _UNLABELLED = {"weights": (0.5, 0.25, 0.25), "members": 1, "blur": 0.0}
-_MOST_SMOOTHING, _LARGEST_TEXTURE, _MOST_MEMORY = 32.0, 63, 1 << 16
 _HIDDEN_CHOICES, _MOST_MEMBERS = (16, 32, 64, 128, 256), 16
-
-
-class Around(NamedTuple):
-    """What else than a pixel itself has a say in its signs.
-
-    smoothing, blur: standard deviations of the smoothing of the logit, and of colours and their distance (px). texture:
-    side of the squares of the texture, 0 for none (px). memory: surroundings remembered.
-    """
-
-    smoothing: float
-    blur: float
-    texture: int
-    memory: int
-
-    @classmethod
-    def checked(cls, smoothing: float, blur: float, texture: int, memory: int) -> Around:
-        """Numbers from a model file.
-
-        Raises:
-            ValueError: one is out of range.
-        """
-        smoothing, blur = float(smoothing), float(blur)
-        for name, value in (("smoothing", smoothing), ("blur", blur)):
-            if not 0 <= value <= _MOST_SMOOTHING:
-                raise ValueError(f"{name} {value:g} is not within 0..{_MOST_SMOOTHING:g}")
-        if not (type(texture) is int and 0 <= texture <= _LARGEST_TEXTURE and (texture % 2 or not texture)):
-            raise ValueError(f"texture {texture} is not 0 or an odd number up to {_LARGEST_TEXTURE}")
-        if not (type(memory) is int and 1 <= memory <= _MOST_MEMORY):
-            raise ValueError(f"memory {memory} is not within 1..{_MOST_MEMORY}")
-        return cls(smoothing, blur, texture, memory)
 
 
 class Member(nn.Module):
@@ -309,35 +279,3 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         check_evidence(arrays)
         if not (arrays["nearest.scale"] > 0).all():
             raise ModelFileError("tensor nearest.scale is damaged: it is not above 0")
-
-
-class LocalisedObjective:
-    """The logistic loss of the head whose turn it is, normal pixels and virtual anomalies counting the same."""
-
-    short_names: ClassVar[Mapping[str, str]] = {"loss": "loss", "held_out": "held-out"}
-
-    def __init__(self, method: LocalisedAsd) -> None:
-        self.module = method
-
-    def losses(self, batch: TrainingBatch, epoch: int) -> dict[str, Tensor]:
-        """Mean over unchanged normal pixels plus mean over changed ones."""
-        logits = self.module.logits(batch.virtual, batch.mask, member=batch.network).float()
-        changed = torch.ones_like(batch.mask) if batch.changed is None else batch.changed
-        return {
-            "normal": masked_mean(F.softplus(logits), batch.mask & ~changed),
-            "virtual": masked_mean(F.softplus(-logits), batch.mask & changed),
-        }
-
-    def review(
-        self, epochs_done: int, training: Iterable[TrainingBatch], held_out: Iterable[TrainingBatch]
-    ) -> dict[str, float]:
-        """Mean loss of held-out normal pixels, under a network that does not know them."""
-        total, count = 0.0, 0
-        self.module.eval()
-        with torch.inference_mode():
-            for batch in held_out:
-                values = F.softplus(self.module.smoothed_logits(batch.image, [batch.network]).float()[batch.mask])
-                total += float(values.sum())
-                count += values.numel()
-        self.module.train()
-        return {"held_out": total / max(count, 1)}
