@@ -18,18 +18,19 @@ class NormalPixels(NamedTuple):
     rows: NDArray[np.float32]
 
     @classmethod
-    def empty(cls, length: int, around: int) -> NormalPixels:
-        """Of no pixels, with descriptors of `length` and surroundings of `around` numbers."""
-        return cls(Moments.empty(length), np.empty((0, around), np.float32))
+    def empty(cls, length: int, surroundings_length: int) -> NormalPixels:
+        """Of no pixels, whose descriptors and surroundings have so many numbers."""
+        return cls(Moments.empty(length), np.empty((0, surroundings_length), np.float32))
 
 
-def pooled(parts: Sequence[NormalPixels], kept: int) -> NormalPixels:
+def pooled(parts: Sequence[NormalPixels], kept: int, *, least: float = 0.0) -> NormalPixels:
     """All parts (one at least) together: their moments, and at most `kept` of their rows, from each by its share of
-    the pixels."""
+    the pixels, or `least` if that is more."""
     total = parts[0].moments
     for part in parts[1:]:
         total = total.merge(part.moments)
-    shares = _shares([part.moments.count for part in parts], kept)
+    counts = np.array([part.moments.count for part in parts], np.float64)
+    shares = _shares(np.maximum(counts, least * counts.sum() * (counts > 0)), min(kept, int(counts.sum())))
     chosen = [_spread(part.rows, share) for part, share in zip(parts, shares, strict=True)]
     return NormalPixels(total, np.concatenate(chosen))
 
@@ -40,8 +41,8 @@ def _spread(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     return rows[(np.arange(count) * len(rows)) // max(count, 1)]
 
 
-def _shares(counts: Sequence[int], kept: int) -> list[int]:
-    """`kept` shared out by counts, boundaries rounded so that the sum stays."""
-    ends = np.cumsum([0, *counts], dtype=np.float64)
-    places = np.round(ends * (min(kept, ends[-1]) / max(ends[-1], 1.0))).astype(int)
+def _shares(weights: NDArray[np.float64], kept: int) -> list[int]:
+    """`kept` shared out by weights, boundaries rounded so that the sum stays."""
+    ends = np.concatenate([[0.0], np.cumsum(weights)])
+    places = np.round(ends * (kept / max(float(ends[-1]), 1.0))).astype(int)
     return [int(share) for share in np.diff(places)]

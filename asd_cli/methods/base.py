@@ -181,18 +181,18 @@ class DescriptorDetector(DescribingDetector):
     whitening: Tensor
 
     @property
-    def surroundings(self) -> int:
-        """Numbers a pixel of what `remember` takes."""
+    def surroundings_length(self) -> int:
+        """Numbers a pixel of the surroundings that `remember` takes."""
         return 0
 
     @property
     def remembered(self) -> NDArray[np.float32]:
-        """(k, surroundings) float32: of `surroundings` numbers a pixel, the rows of k normal ones that it keeps beside
-        the Gaussian; most methods keep none."""
+        """(k, surroundings_length) float32: surroundings of normal pixels that it keeps beside the Gaussian; most
+        methods keep none."""
         return np.empty((0, 0), np.float32)
 
     def remember(self, rows: NDArray[np.float32]) -> None:
-        """Keep these rows (n, surroundings), n >= 1, from now on, if any are kept."""
+        """Keep these rows (n, surroundings_length), n >= 1, from now on, if any are kept."""
 
     def normal_engine(self, device: torch.device, side: int) -> Engine:
         """What maps blocks of side x side px to descriptors, and behind them surroundings, as the detector is now."""

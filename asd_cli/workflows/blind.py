@@ -17,7 +17,7 @@ from asd_cli.data.tiles import TileSet
 from asd_cli.density.normal import NormalPixels
 from asd_cli.density.sample import PixelSample
 from asd_cli.methods.base import DescriptorDetector, Detector, EvidenceDetector
-from asd_cli.workflows.fitting import add_normal, together
+from asd_cli.workflows.fitting import add_normal, together, updated
 
 _SIGN_PIXELS = 500_000
 
@@ -66,7 +66,7 @@ def _without(
 ) -> NormalPixels:
     gone = {piece.tile for piece in fold}
     rest = [part for tile, part in parts.items() if tile not in gone]
-    return together(detector, rest if earlier is None else [earlier, *rest])
+    return updated(detector, earlier, together(detector, rest))
 
 
 def weigh_signs(

@@ -19,12 +19,12 @@ from asd_cli.options import FitGaussianOptions
 from asd_cli.staging import check_not_read, check_target
 from asd_cli.workflows.blind import Blind, blind, held_out_text
 from asd_cli.workflows.calibrating import HeldOutFigures, calibrate
-from asd_cli.workflows.fitting import fit_normal, suspicious_tiles, tile_normals, together
+from asd_cli.workflows.fitting import fit_normal, suspicious_tiles, tile_normals, together, updated
 from asd_cli.workflows.models import Model, load_model
 from asd_cli.workflows.tilesets import open_tiles_for, tile_facts, warn_of_suspicious
 
 _log = logging.getLogger(__name__)
-_CROP = 1024
+_CROP, _CROP_OF_MANY, _MANY_BANDS = 1024, 512, 16  # px; maps of all bands of a piece lie in memory
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def fit_gaussian(
 ) -> FitReport:
     """Fit on the normal pixels of the tiles and write a new model file. `progress` gets pieces done and in all.
 
-    With `update` the old moments are merged in, which equals fitting both sets of tiles at once; the calibration
-    comes from the new held-out pixels.
+    With `update` the old moments are merged in, which for the Gaussian equals fitting both sets of tiles at once; what
+    is remembered comes from both, a quarter at least from either; the calibration from the new held-out pixels.
 
     Raises:
         AsdError: model, tiles, labels or the target cannot be used.
@@ -74,13 +74,18 @@ def fit_gaussian(
     tiles = open_tiles_for(model, options.tiles)
     check_not_read([options.output], tiles.files)
     survey = survey_tiles(
-        tiles, crop=_CROP, halo=detector.halo, holdout=options.holdout, seed=options.seed, folds=detector.networks
+        tiles,
+        crop=_CROP if tiles.band_count <= _MANY_BANDS else _CROP_OF_MANY,
+        halo=detector.halo,
+        holdout=options.holdout,
+        seed=options.seed,
+        folds=detector.networks,
     )
     advance = _Counter(progress, len(survey.training) + len(survey.held_out))
     parts = tile_normals(detector, tiles, survey.training, device, options.seed, advance)
     fitted = together(detector, parts.values())
     old = _earlier(model, detector) if options.update else None
-    normal = fitted if old is None else together(detector, [old, fitted])
+    normal = updated(detector, old, fitted)
     gaussian = fit_normal(detector, normal)
     suspicious = suspicious_tiles(
         {tile: part.moments for tile, part in parts.items()}, None if old is None else old.moments
@@ -111,7 +116,7 @@ def fit_gaussian(
 def _earlier(model: Model, detector: DescriptorDetector) -> NormalPixels:
     """What the model knows of normal pixels."""
     assert model.moments is not None
-    return NormalPixels(model.moments, detector.remembered.copy())
+    return NormalPixels(model.moments, detector.remembered[: model.moments.count].copy())
 
 
 def _held_out(

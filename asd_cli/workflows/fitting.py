@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 _PIXELS_PER_VALUE = 50  # fewer pixels than this for each entry of the covariance and the fit is shaky
 _CONTAMINATED = 4.0  # mean squared distance of a tile under the others, in units of what normal pixels have
 _TRIMMED, _TRIM_VALUES = 0.05, 10_000_000
+_PIXELS_PER_ROW, _LEAST_ROWS = 16, 0.25
 _THIN = 1e-10  # variance of a direction, relative to the widest, that is rounding of float32 descriptors
 Advance = Callable[[int], None]
 
@@ -96,7 +97,7 @@ def tile_normals(
     """Normal pixels, tile by tile, of those `within` a limit only: moments of their descriptors, and as many
     surroundings as the detector remembers; one pass."""
     engine, length = detector.normal_engine(device, detector.piece_side()), detector.length
-    kept, around = len(detector.remembered), detector.surroundings
+    kept, around = len(detector.remembered), detector.surroundings_length
     moments: dict[int, Moments] = {}
     samples: dict[int, PixelSample] = {}
     for piece, every in _normal_rows(detector, engine, length + around, tiles, pieces, advance):
@@ -147,10 +148,17 @@ def _normal_rows(
             yield piece, values[:, data.normal].T
 
 
-def together(detector: DescriptorDetector, parts: Iterable[NormalPixels]) -> NormalPixels:
-    """All parts, with as many rows as the detector remembers."""
-    nothing = NormalPixels.empty(detector.length, detector.surroundings)
-    return pooled([nothing, *parts], len(detector.remembered))
+def together(detector: DescriptorDetector, parts: Iterable[NormalPixels], *, least: float = 0.0) -> NormalPixels:
+    """All parts, with as many rows as the detector remembers, but of every 16th pixel at most: where the same pixels
+    calibrate, those that are remembered are no distance away. Each part gives `least` of the rows."""
+    parts = [NormalPixels.empty(detector.length, detector.surroundings_length), *parts]
+    most = -(-sum(part.moments.count for part in parts) // _PIXELS_PER_ROW)
+    return pooled(parts, min(len(detector.remembered), most), least=least)
+
+
+def updated(detector: DescriptorDetector, earlier: NormalPixels | None, new: NormalPixels) -> NormalPixels:
+    """Earlier pixels, if there are any, and new ones; however few, either gives a quarter of the rows."""
+    return new if earlier is None else together(detector, [earlier, new], least=_LEAST_ROWS)
 
 
 def fit_normal(detector: DescriptorDetector, normal: NormalPixels) -> Gaussian:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +47,19 @@ def test_rows_are_taken_from_all_over_a_part_that_holds_more() -> None:
     assert len(mine) == 50
     assert np.diff(mine).max() <= 3
     assert mine.max() >= 97
+
+
+@given(counts=st.tuples(st.integers(1, 10_000), st.integers(1, 10_000)))
+def test_each_part_gives_the_least_share(counts: tuple[int, int]) -> None:
+    parts = []
+    for number, count in enumerate(counts):
+        one = part(number, 60, 60)
+        parts.append(NormalPixels(replace(one.moments, count=count), one.rows))
+    found = pooled(parts, 40, least=0.25).rows
+    kept = min(40, sum(counts))
+    assert len(found) == kept
+    for number in range(2):
+        assert np.count_nonzero(found[:, 0] == number) >= round(kept * 0.25 / 1.25) - 1
 
 
 def test_of_nothing() -> None:

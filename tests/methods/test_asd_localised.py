@@ -60,9 +60,8 @@ def random_method(
     made.high.copy_(made.low + torch.from_numpy(random.uniform(0.5, 3, bands)))
     factor = random.normal(size=(made.length, made.length))
     made.set_gaussian(Gaussian(random.normal(size=made.length), factor @ factor.T + np.eye(made.length), 0.0))
-    made.remember(
-        random.normal(0.3, random.uniform(0.2, 2, made.surroundings), (memory, made.surroundings)).astype("f4")
-    )
+    spread = random.uniform(0.2, 2, made.surroundings_length)
+    made.remember(random.normal(0.3, spread, (memory, len(spread))).astype(np.float32))
     made.set_evidence(random.gamma(2.0, 1.0, (5000, 3)).astype(np.float32) + np.float32([0, 0, -2]))
     return made.eval().requires_grad_(False)
 
@@ -140,7 +139,7 @@ def test_signs_are_distances_of_bands_and_of_surroundings_and_the_logit() -> Non
     with_descriptors = made.normal_engine(CPU, side)(x.numpy())[0]
     assert with_descriptors.shape == (3 + 3 + 4, side, side)
     np.testing.assert_array_equal(with_descriptors[:3], inner[:, near:-near, near:-near])
-    np.testing.assert_allclose(with_descriptors[3:], made.surrounding(x)[0].numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(with_descriptors[3:], made.surroundings(x)[0].numpy(), rtol=1e-5, atol=1e-6)
     margin = made.halo - made.around.margin - made.nearest.margin
     around = made.around(made.normalise(F.pad(x, (-margin,) * 4)))
     np.testing.assert_allclose(found[1], made.nearest(around)[0, 0].numpy(), rtol=1e-6)
@@ -348,9 +347,15 @@ def test_restore_refuses_what_cannot_be() -> None:
         broken = {**arrays, name: np.ascontiguousarray(arrays[name] * 0 + wrong, np.float32)}
         with pytest.raises(ModelFileError, match="the evidence are damaged"):
             AsdMethod.restore(3, made.config(), broken)
-    broken = {**arrays, "nearest.scale": np.zeros_like(arrays["nearest.scale"])}
-    with pytest.raises(ModelFileError, match=r"tensor nearest\.scale is damaged: it is not above 0"):
-        AsdMethod.restore(3, made.config(), broken)
+    for name, wrong in (("nearest.scale", 0.0), ("nearest.scale", 1e30), ("nearest.rows", 1e30)):
+        broken = {**arrays, name: np.full_like(arrays[name], wrong)}
+        with pytest.raises(ModelFileError, match=rf"tensor {name} is damaged"):
+            AsdMethod.restore(3, made.config(), broken)
+
+
+def test_restore_refuses_a_configuration_that_cannot_be() -> None:
+    made = random_method(2)
+    arrays = made.arrays()
     with pytest.raises(ValueError, match="taught"):
         AsdMethod.restore(3, {**made.config(), "taught": "otherwise"}, arrays)
     for hidden in (0, 24, 512, 32.0, True):
@@ -360,14 +365,14 @@ def test_restore_refuses_what_cannot_be() -> None:
         with pytest.raises(ValueError, match=rf"members {members} is not within 1\.\.16"):
             AsdMethod.restore(3, {**made.config(), "members": members}, arrays)
     for name in ("smoothing", "blur"):
-        for value in (-1, 33, math.nan):
-            with pytest.raises(ValueError, match=rf"{name} {value:g} is not within 0\.\.32"):
+        for value in (-1, 33, math.nan, "2", True):
+            with pytest.raises(ValueError, match=rf"{name} {value} is not within 0\.\.32"):
                 AsdMethod.restore(3, {**made.config(), name: value}, arrays)
-    for memory in (0, 65537, 2.0, True):
-        with pytest.raises(ValueError, match=rf"memory {memory} is not within 1\.\.65536"):
+    for memory in (0, 4097, 2.0, True):
+        with pytest.raises(ValueError, match=rf"memory {memory} is not within 1\.\.4096"):
             AsdMethod.restore(3, {**made.config(), "memory": memory}, arrays)
-    for weights in ((0, 1, 1), (0.5, -1, 1), (0.5, 1, 2), (0.5, 1, math.nan), (1, 1)):
-        with pytest.raises(ValueError, match=r"weights .* are not 3 within 0\.\.1"):
+    for weights in ((0, 1, 1), (0.5, -1, 1), (0.5, 1, 2), (0.5, 1, math.nan), (1, 1), "111", (1, True, 1)):
+        with pytest.raises(ValueError, match=r"weights .* are not 3 numbers within 0\.\.1"):
             AsdMethod.restore(3, {**made.config(), "weights": weights}, arrays)
     for texture in (-1, 2, 65, 3.0, True):
         with pytest.raises(ValueError, match=rf"texture {texture} is not 0 or an odd number up to 63"):

@@ -47,7 +47,19 @@ def test_it_is_the_least_distance_in_standard_deviations(length: int, offset: fl
 def test_remembered_surroundings_are_no_distance_away() -> None:
     nearest, rows = made(3)
     x = torch.from_numpy(rows[7]).view(1, 3, 1, 1).expand(1, 3, 24, 24)
-    assert float(nearest(x).abs().max()) < 2e-3  # the root of what rounding leaves
+    assert float(nearest(x).abs().max()) < 1e-5
+
+
+def test_small_distances_keep_their_digits_among_many_numbers_far_out() -> None:
+    random = np.random.default_rng(3)
+    common = random.normal(0, 1, (200, 1))
+    rows = (common + random.normal(0, 0.01, (200, 60))).astype(np.float32)
+    nearest = Nearest(200, 60)
+    nearest.remember(rows)
+    x = np.repeat(np.repeat(rows[:36].T.reshape(60, 6, 6) + np.float32(0.003), 4, axis=1), 4, axis=2)[None]
+    found = nearest(torch.from_numpy(x))[0, 0]
+    exact = nearest.double()(torch.from_numpy(x).double())[0, 0]
+    np.testing.assert_allclose(found.numpy(), exact.numpy(), rtol=2e-4)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 13), (18, 33), (32, 23)])

@@ -133,7 +133,7 @@ def test_earlier_pixels_stay_in_what_each_knows(tiles: TileSet, detector: Locali
     survey = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=0.2, seed=0, folds=3)
     parts = fitted(detector, tiles, survey)
     random = np.random.default_rng(0)
-    old = random.normal(9, 1, (60, detector.surroundings)).astype(np.float32)
+    old = random.normal(9, 1, (60, detector.surroundings_length)).astype(np.float32)
     earlier = NormalPixels(Moments.of(random.normal(3, 1, (5000, detector.length))), old)
     for one, fold in blind(detector, survey, parts, KnownTiles.none(), earlier):
         assert isinstance(one, LocalisedAsd)
@@ -290,6 +290,29 @@ def test_an_update_says_that_tiles_would_count_twice(
 ) -> None:
     refit(folder, trained, tmp_path / "twice.safetensors", update=True)
     assert "--update: the model knows 6 of the tiles already" in caplog.text
+
+
+def test_an_update_remembers_both_however_few_are_new(
+    trained: Path, make_tiles: Callable[..., Path], make_texture: Callable[..., Any], tmp_path: Path
+) -> None:
+    new = make_tiles(tmp_path / "new", [make_texture(99, 2, 48, 48)])
+    refit(new, trained, tmp_path / "new.safetensors", update=True, holdout=0.0)
+    before, after = (load_model(path).detector for path in (trained, tmp_path / "new.safetensors"))
+    assert isinstance(before, LocalisedAsd)
+    assert isinstance(after, LocalisedAsd)
+    old = {row.tobytes() for row in before.remembered}
+    kept = [row.tobytes() in old for row in after.remembered]
+    assert len(old) == len(kept) == 512
+    assert kept.count(False) == pytest.approx(512 * 0.25 / (8400 / (8400 + 48**2) + 0.25), abs=2)
+    assert len({row.tobytes() for row in after.remembered}) > 0.8 * 512
+
+
+def test_the_memory_is_of_a_sixteenth_of_the_pixels_at_most(tiles: TileSet, detector: LocalisedAsd) -> None:
+    survey = survey_tiles(tiles.subset([0]), crop=64, halo=detector.halo, holdout=0.0, seed=0)
+    parts = tile_normals(detector, tiles, survey.training, CPU, 0, lambda count: None)
+    few = {tile: NormalPixels(Moments.of(np.ones((100, 2))), part.rows) for tile, part in parts.items()}
+    assert len(together(detector, few.values()).rows) == 7
+    assert len(together(detector, parts.values()).rows) == 60
 
 
 def test_a_fit_on_new_tiles_is_judged_by_all_networks(

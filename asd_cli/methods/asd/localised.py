@@ -28,19 +28,19 @@ from torch import Tensor, nn
 
 from asd_cli.density.gaussian import fit_ledoit_wolf
 from asd_cli.density.normal import NormalPixels
-from asd_cli.errors import InputError, ModelFileError
-from asd_cli.methods.asd.around import Around
+from asd_cli.errors import InputError
 from asd_cli.methods.asd.encoder import PyramidEncoder, check_variances
 from asd_cli.methods.asd.evidence import Evidence, check_evidence
 from asd_cli.methods.asd.localised_objective import LocalisedObjective
 from asd_cli.methods.asd.recipes import RECIPES
+from asd_cli.methods.asd.sign_settings import SignSettings
 from asd_cli.methods.asd.signs import Beside, FoldedSigns
 from asd_cli.methods.base import EvidenceDetector
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.scaled import ScaledDetector, pyramid_config
 from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, torch_engine
-from asd_cli.nn.nearest import Nearest
+from asd_cli.nn.nearest import Nearest, check_memory
 from asd_cli.nn.pyramid import HIDDEN, checked_pyramid
 from asd_cli.nn.smoothing import GaussianSmoothing
 from asd_cli.nn.surroundings import Surroundings
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _LENGTH, _SCALES, _HIDDEN, _MEMBERS = 16, (0.25, 0.5, 1.0, 2.0), 32, 3
-# weights of Gaussian, memory and heads, and `Around`: found by cross-validation within the training halves of the sets
-# of `benchmarks/accuracy.py`
+# weights of Gaussian, memory and heads, and `SignSettings`: found by cross-validation within the training halves of the
+# sets of `benchmarks/accuracy.py`
 _WEIGHTS, _SMOOTHING, _BLUR, _TEXTURE, _MEMORY = (0.5, 0.5, 0.25), 4.0, 2.0, 21, 512
-# without labels memory and head have seen the anomalies as normal, while the Gaussian leaves odd pixels out; found on
-# scenes of 128 x 128 px cut from the same halves, with one network
+# without labels networks have seen the anomalies as normal, and the memory those of no odd colour; found on scenes of
+# 128 x 128 px cut from the same halves
 _UNLABELLED = {"weights": (0.5, 0.25, 0.25), "members": 1, "blur": 0.0}
 _HIDDEN_CHOICES, _MOST_MEMBERS = (16, 32, 64, 128, 256), 16
 
@@ -87,20 +87,20 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         *,
         network: Mapping[str, Any],
         members: int,
-        around: Around,
+        settings: SignSettings,
         weights: tuple[float, ...],
     ) -> None:
         super().__init__(bands)
-        self._config = {**network, "scales": list(network["scales"]), **around._asdict()}
+        self._config = {**network, "scales": list(network["scales"]), **settings._asdict()}
         self._weights = weights
         self.members = nn.ModuleList(Member(bands, **network) for _ in range(members))
         encoder = cast(Member, self.members[0]).encoder
         self.evidence = Evidence(self.signs)
-        self.around = Surroundings(bands, around.texture, blur=around.blur)
-        self.nearest = Nearest(around.memory, self.around.channels)
+        self.around = Surroundings(bands, settings.texture, blur=settings.blur)
+        self.nearest = Nearest(settings.memory, self.around.channels)
         self.align = max(encoder.align, self.around.align, self.nearest.align)
-        self.smoothing = GaussianSmoothing(around.smoothing, align=encoder.align)
-        self.blur = GaussianSmoothing(around.blur)
+        self.smoothing = GaussianSmoothing(settings.smoothing, align=encoder.align)
+        self.blur = GaussianSmoothing(settings.blur)
         reach = max(encoder.halo + self.smoothing.margin, self.around.margin + self.nearest.margin, self.blur.margin)
         self.halo = -(-reach // self.align) * self.align
         self.hold_gaussian(bands)
@@ -121,7 +121,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
     ) -> Self:
         """A method with untrained weights; `config` holds length, scales and patch_size, `hidden` is the width of the
         networks, `members` their number, `weights` those of the evidence of Gaussian, memory and heads; for the rest
-        see `Around`.
+        see `SignSettings`.
 
         Raises:
             ValueError: no scales, a scale that is no power of two, or a number that is out of range.
@@ -130,12 +130,13 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
             raise ValueError(f"hidden {hidden} is none of {', '.join(map(str, _HIDDEN_CHOICES))}")
         if not (type(members) is int and 1 <= members <= _MOST_MEMBERS):
             raise ValueError(f"members {members} is not within 1..{_MOST_MEMBERS}")
-        each = tuple(float(weight) for weight in weights)
-        if len(each) != cls.signs or not (all(0 <= weight <= 1 for weight in each) and each[0] > 0):
-            raise ValueError(f"weights {list(each)} are not {cls.signs} within 0..1, the first above 0")
+        each = tuple(weights)
+        plain = len(each) == cls.signs and all(type(weight) in (int, float) for weight in each)
+        if not (plain and all(0 <= weight <= 1 for weight in each) and each[0] > 0):
+            raise ValueError(f"weights {list(each)} are not {cls.signs} numbers within 0..1, the first above 0")
         network = {**checked_pyramid(**config), "hidden": hidden}
-        around = Around.checked(smoothing, blur, texture, memory)
-        return cls(bands, network=network, members=members, around=around, weights=each)
+        signs = SignSettings.checked(smoothing, blur, texture, memory)
+        return cls(bands, network=network, members=members, settings=signs, weights=each)
 
     @classmethod
     def plan(cls, options: TrainOptions) -> TrainingPlan:
@@ -148,8 +149,8 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
             raise InputError("--without and --loss-form change the paper's losses; add --recipe quick or paper")
         config = pyramid_config(options, length=_LENGTH, scales=_SCALES)
         recipe = RECIPES[options.recipe]
-        around = {"smoothing": _SMOOTHING, "blur": _BLUR, "texture": _TEXTURE, "memory": _MEMORY}
-        config |= {"hidden": _HIDDEN, "members": _MEMBERS, "weights": _WEIGHTS, **around, "taught": "localised"}
+        signs = {"smoothing": _SMOOTHING, "blur": _BLUR, "texture": _TEXTURE, "memory": _MEMORY}
+        config |= {"hidden": _HIDDEN, "members": _MEMBERS, "weights": _WEIGHTS, **signs, "taught": "localised"}
         if options.unlabelled:
             config |= _UNLABELLED
         members = config["members"]
@@ -199,12 +200,12 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         """Bands of each pixel on the network's range: raw, with halo -> (B, bands, H, W)."""
         return self._near(x, 0)
 
-    def surrounding(self, x: Tensor) -> Tensor:
-        """What surrounds each pixel: raw, with halo -> (B, surroundings, H, W)."""
+    def surroundings(self, x: Tensor) -> Tensor:
+        """What surrounds each pixel: raw, with halo -> (B, surroundings_length, H, W)."""
         return self.around(self._near(x, self.around.margin))
 
     def all_signs(self, x: Tensor) -> Tensor:
-        """Raw, with halo -> (B, signs, H, W)."""
+        """Raw, with halo -> (B, signs, H, W); what `FoldedSigns` computes in fewer steps."""
         white = F.conv2d(
             self._near(x, self.blur.margin) - self.mean.view(1, -1, 1, 1), self.whitening[:, :, None, None]
         )
@@ -220,7 +221,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
     def normal_engine(self, device: torch.device, side: int) -> Engine:
         """See `DescriptorDetector`."""
         placed(self.eval(), device)
-        return torch_engine(lambda x: torch.cat([self.descriptors(x), self.surrounding(x)], dim=1), device, side)
+        return torch_engine(lambda x: torch.cat([self.descriptors(x), self.surroundings(x)], dim=1), device, side)
 
     def distance_engine(self, device: torch.device, side: int) -> Engine:
         """The folded encoder; see `FoldedSigns.engine`."""
@@ -250,7 +251,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         self.evidence.fit(rows, self._weights)
 
     @property
-    def surroundings(self) -> int:
+    def surroundings_length(self) -> int:
         """See `DescriptorDetector`."""
         return self.around.channels
 
@@ -277,5 +278,4 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         super()._check_arrays(arrays)
         check_variances(arrays)
         check_evidence(arrays)
-        if not (arrays["nearest.scale"] > 0).all():
-            raise ModelFileError("tensor nearest.scale is damaged: it is not above 0")
+        check_memory(arrays, "nearest")

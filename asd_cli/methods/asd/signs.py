@@ -45,7 +45,7 @@ class FoldedSigns(nn.Module):
         networks: encoders and heads, trained; they are copied. A head is linear in the descriptors, so that both fold
             into one row; the mean of all logits is the sum of such rows, computed at once.
         evidence: fitted; it is copied.
-        beside: the rest; it is copied.
+        beside: the rest; the memory is copied.
         scaling: low and high (bands,), the raw values that are -1 and 1 for the encoder.
         gaussian: mean (bands,) and whitening (bands, bands) of bands on the encoder's range.
         halo: pixels of context, at least what any sign consumes.
