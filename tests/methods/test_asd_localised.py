@@ -390,7 +390,7 @@ def test_fewer_steps_than_networks_are_worth_a_warning(caplog: pytest.LogCapture
 def test_the_default_recipe_is_taught_so() -> None:
     plan = AsdMethod.plan(TrainOptions(length=7))
     pyramid = {"length": 7, "scales": (0.25, 0.5, 1.0, 2.0), "patch_size": 15}
-    around = {"smoothing": 4.0, "blur": 2.0, "texture": 21, "memory": 512, "weights": (0.5, 0.5, 0.25)}
+    around = {"smoothing": 4.0, "blur": 2.0, "texture": 21, "memory": 512, "weights": (0.5, 0.5, 0.5)}
     assert plan.config == {"taught": "localised", **pyramid, "hidden": 32, "members": 3, **around}
     without_labels = AsdMethod.plan(TrainOptions(length=7, unlabelled=True)).config
     assert without_labels == {**plan.config, "weights": (0.5, 0.25, 0.25), "members": 1, "blur": 0.0}

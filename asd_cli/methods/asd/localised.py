@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 _LENGTH, _SCALES, _HIDDEN, _MEMBERS = 16, (0.25, 0.5, 1.0, 2.0), 32, 3
 # weights of Gaussian, memory and heads, and `SignSettings`: found by cross-validation within the training halves of the
 # sets of `benchmarks/accuracy.py`
-_WEIGHTS, _SMOOTHING, _BLUR, _TEXTURE, _MEMORY = (0.5, 0.5, 0.25), 4.0, 2.0, 21, 512
+_WEIGHTS, _SMOOTHING, _BLUR, _TEXTURE, _MEMORY = (0.5, 0.5, 0.5), 4.0, 2.0, 21, 512
 # without labels networks have seen the anomalies as normal, and the memory those of no odd colour; found on scenes of
 # 128 x 128 px cut from the same halves
 _UNLABELLED = {"weights": (0.5, 0.25, 0.25), "members": 1, "blur": 0.0}
