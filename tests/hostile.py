@@ -97,8 +97,7 @@ def _fit(detector: Detector, random: np.random.Generator) -> Moments | None:
         return None
     moments = Moments.of(random.normal(size=(400, detector.length)))
     detector.set_gaussian(fit_ledoit_wolf(moments))
-    if detector.surroundings_length:
-        detector.remember(random.normal(size=(50, detector.surroundings_length)).astype(np.float32))
+    detector.remember(random.normal(size=(50, detector.length)).astype(np.float32))
     return moments
 
 

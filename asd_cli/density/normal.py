@@ -12,15 +12,15 @@ from asd_cli.density.moments import Moments
 
 
 class NormalPixels(NamedTuple):
-    """Moments of their descriptors, and rows (k, S) float32 of the surroundings of some, a uniform sample."""
+    """Moments of their descriptors, and some of these, a uniform sample: rows (k, L) float32."""
 
     moments: Moments
     rows: NDArray[np.float32]
 
     @classmethod
-    def empty(cls, length: int, surroundings_length: int) -> NormalPixels:
-        """Of no pixels, whose descriptors and surroundings have so many numbers."""
-        return cls(Moments.empty(length), np.empty((0, surroundings_length), np.float32))
+    def empty(cls, length: int) -> NormalPixels:
+        """Of no pixels, whose descriptors have so many numbers."""
+        return cls(Moments.empty(length), np.empty((0, length), np.float32))
 
 
 def pooled(parts: Sequence[NormalPixels], kept: int, *, least: float = 0.0) -> NormalPixels:

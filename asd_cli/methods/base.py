@@ -181,22 +181,12 @@ class DescriptorDetector(DescribingDetector):
     whitening: Tensor
 
     @property
-    def surroundings_length(self) -> int:
-        """Numbers a pixel of the surroundings that `remember` takes."""
-        return 0
-
-    @property
     def remembered(self) -> NDArray[np.float32]:
-        """(k, surroundings_length) float32: surroundings of normal pixels that it keeps beside the Gaussian; most
-        methods keep none."""
-        return np.empty((0, 0), np.float32)
+        """(k, length) float32: descriptors of normal pixels that it keeps beside the Gaussian; often none."""
+        return np.empty((0, self.length), np.float32)
 
     def remember(self, rows: NDArray[np.float32]) -> None:
-        """Keep these rows (n, surroundings_length), n >= 1, from now on, if any are kept."""
-
-    def normal_engine(self, device: torch.device, side: int) -> Engine:
-        """What maps blocks of side x side px to descriptors, and behind them surroundings, as the detector is now."""
-        return self.descriptor_engine(device, side)
+        """Keep these descriptors (n, length), n >= 1, from now on, if any are kept."""
 
     def hold_gaussian(self, length: int, dtype: torch.dtype = torch.float32) -> None:
         """Have a standard Gaussian of descriptors, which travels in the model file."""

@@ -24,7 +24,7 @@ from asd_cli.workflows.models import Model, load_model
 from asd_cli.workflows.tilesets import open_tiles_for, tile_facts, warn_of_suspicious
 
 _log = logging.getLogger(__name__)
-_CROP, _CROP_OF_MANY, _MANY_BANDS = 1024, 512, 16  # px; maps of all bands of a piece lie in memory
+_CROP = 1024
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,7 @@ def fit_gaussian(
     tiles = open_tiles_for(model, options.tiles)
     check_not_read([options.output], tiles.files)
     survey = survey_tiles(
-        tiles,
-        crop=_CROP if tiles.band_count <= _MANY_BANDS else _CROP_OF_MANY,
-        halo=detector.halo,
-        holdout=options.holdout,
-        seed=options.seed,
-        folds=detector.networks,
+        tiles, crop=_CROP, halo=detector.halo, holdout=options.holdout, seed=options.seed, folds=detector.networks
     )
     advance = _Counter(progress, len(survey.training) + len(survey.held_out))
     parts = tile_normals(detector, tiles, survey.training, device, options.seed, advance)

@@ -94,19 +94,19 @@ def tile_normals(
     *,
     within: Limit | None = None,
 ) -> dict[int, NormalPixels]:
-    """Normal pixels, tile by tile, of those `within` a limit only: moments of their descriptors, and as many
-    surroundings as the detector remembers; one pass."""
-    engine, length = detector.normal_engine(device, detector.piece_side()), detector.length
-    kept, around = len(detector.remembered), detector.surroundings_length
+    """Normal pixels, tile by tile, of those `within` a limit only: moments of their descriptors, and as many of these
+    as the detector remembers; one pass."""
+    engine, length = detector.descriptor_engine(device, detector.piece_side()), detector.length
+    kept = len(detector.remembered)
     moments: dict[int, Moments] = {}
     samples: dict[int, PixelSample] = {}
-    for piece, every in _normal_rows(detector, engine, length + around, tiles, pieces, advance):
-        rows = every if within is None else every[within.keeps(every[:, :length])]
-        moments[piece.tile] = moments.get(piece.tile, Moments.empty(length)).merge(Moments.of(rows[:, :length]))
+    for piece, every in _normal_rows(detector, engine, length, tiles, pieces, advance):
+        rows = every if within is None else every[within.keeps(every)]
+        moments[piece.tile] = moments.get(piece.tile, Moments.empty(length)).merge(Moments.of(rows))
         if kept:
-            sample = samples.setdefault(piece.tile, PixelSample(kept, around, seed))
-            sample.add(rows[:, length:], (piece.tile, piece.window.row, piece.window.col))
-    nothing = np.empty((0, around), np.float32)
+            sample = samples.setdefault(piece.tile, PixelSample(kept, length, seed))
+            sample.add(rows, (piece.tile, piece.window.row, piece.window.col))
+    nothing = np.empty((0, length), np.float32)
     return {tile: NormalPixels(own, samples[tile].rows if kept else nothing) for tile, own in moments.items()}
 
 
@@ -151,7 +151,7 @@ def _normal_rows(
 def together(detector: DescriptorDetector, parts: Iterable[NormalPixels], *, least: float = 0.0) -> NormalPixels:
     """All parts, with as many rows as the detector remembers, but of every 16th pixel at most: where the same pixels
     calibrate, those that are remembered are no distance away. Each part gives `least` of the rows."""
-    parts = [NormalPixels.empty(detector.length, detector.surroundings_length), *parts]
+    parts = [NormalPixels.empty(detector.length), *parts]
     most = -(-sum(part.moments.count for part in parts) // _PIXELS_PER_ROW)
     return pooled(parts, min(len(detector.remembered), most), least=least)
 

@@ -22,7 +22,7 @@ def part(number: int, count: int, kept: int) -> NormalPixels:
 @given(counts=st.lists(st.integers(0, 400), min_size=1, max_size=6), kept=st.integers(0, 60))
 def test_each_part_gives_rows_by_its_share_of_the_pixels(counts: list[int], kept: int) -> None:
     parts = [part(number, count, kept) for number, count in enumerate(counts)]
-    found = pooled([NormalPixels.empty(2, 2), *parts], kept)
+    found = pooled([NormalPixels.empty(2), *parts], kept)
     assert found.moments.count == sum(counts)
     assert len(found.rows) == min(kept, sum(counts))
     for number, count in enumerate(counts):
@@ -63,5 +63,5 @@ def test_each_part_gives_the_least_share(counts: tuple[int, int]) -> None:
 
 
 def test_of_nothing() -> None:
-    found = pooled([NormalPixels.empty(3, 7)], 10)
+    found = pooled([NormalPixels.empty(7)], 10)
     assert (found.moments.count, found.rows.shape) == (0, (0, 7))

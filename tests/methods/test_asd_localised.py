@@ -60,7 +60,7 @@ def random_method(
     made.high.copy_(made.low + torch.from_numpy(random.uniform(0.5, 3, bands)))
     factor = random.normal(size=(made.length, made.length))
     made.set_gaussian(Gaussian(random.normal(size=made.length), factor @ factor.T + np.eye(made.length), 0.0))
-    spread = random.uniform(0.2, 2, made.surroundings_length)
+    spread = random.uniform(0.2, 2, made.length)
     made.remember(random.normal(0.3, spread, (memory, len(spread))).astype(np.float32))
     made.set_evidence(random.gamma(2.0, 1.0, (5000, 3)).astype(np.float32) + np.float32([0, 0, -2]))
     return made.eval().requires_grad_(False)
@@ -126,23 +126,18 @@ def test_smoothed_logits_are_the_mean_of_neighbours() -> None:
     np.testing.assert_allclose(np.mean(of_one, axis=0), logits[3:-3, 3:-3], rtol=1e-5, atol=1e-6)
 
 
-def test_signs_are_distances_of_bands_and_of_surroundings_and_the_logit() -> None:
+def test_signs_are_two_distances_of_surroundings_and_the_logit() -> None:
     made = random_method(8, texture=5, blur=1.0)
     x, side = image(made, 16), 16
     found = made.all_signs(x)[0].numpy()
     assert found.shape == (3, side, side)
-    near = made.blur.margin
-    inner = made.normalise(x)[0, :, made.halo - near : near - made.halo, made.halo - near : near - made.halo].numpy()
-    white = np.einsum("ij,jhw->ihw", made.whitening.numpy(), inner - made.mean.numpy()[:, None, None])
-    distance = torch.from_numpy(np.linalg.norm(white, axis=0))[None, None]
-    np.testing.assert_allclose(found[0], made.blur(distance)[0, 0].numpy(), rtol=1e-4)
-    with_descriptors = made.normal_engine(CPU, side)(x.numpy())[0]
-    assert with_descriptors.shape == (3 + 3 + 4, side, side)
-    np.testing.assert_array_equal(with_descriptors[:3], inner[:, near:-near, near:-near])
-    np.testing.assert_allclose(with_descriptors[3:], made.surroundings(x)[0].numpy(), rtol=1e-5, atol=1e-6)
     margin = made.halo - made.around.margin - made.nearest.margin
-    around = made.around(made.normalise(F.pad(x, (-margin,) * 4)))
-    np.testing.assert_allclose(found[1], made.nearest(around)[0, 0].numpy(), rtol=1e-6)
+    wide = made.around(made.normalise(F.pad(x, (-margin,) * 4)))
+    around = F.pad(wide, (-made.nearest.margin,) * 4)[0].numpy()
+    np.testing.assert_allclose(made.descriptors(x)[0].numpy(), around, rtol=1e-5, atol=1e-6)
+    white = np.einsum("ij,jhw->ihw", made.whitening.numpy(), around - made.mean.numpy()[:, None, None])
+    np.testing.assert_allclose(found[0], np.linalg.norm(white, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(found[1], made.nearest(wide)[0, 0].numpy(), rtol=1e-6)
     np.testing.assert_allclose(found[2], made.smoothed_logits(x)[0].numpy(), rtol=1e-6)
 
 
@@ -327,7 +322,7 @@ def test_restore_gives_back_the_same_method() -> None:
     made = random_method(2, smoothing=2.0, texture=9, blur=1.5)
     again = AsdMethod.restore(3, made.config(), made.arrays()).eval()
     assert isinstance(again, EvidenceDetector)
-    assert (again.config(), again.halo, again.align, again.length) == (made.config(), made.halo, made.align, 3)
+    assert (again.config(), again.halo, again.align, again.length) == (made.config(), made.halo, made.align, 7)
     x = image(made, 16)
     assert torch.equal(made.distances(x), again.distances(x))
 
@@ -390,7 +385,7 @@ def test_fewer_steps_than_networks_are_worth_a_warning(caplog: pytest.LogCapture
 def test_the_default_recipe_is_taught_so() -> None:
     plan = AsdMethod.plan(TrainOptions(length=7))
     pyramid = {"length": 7, "scales": (0.25, 0.5, 1.0, 2.0), "patch_size": 15}
-    around = {"smoothing": 4.0, "blur": 2.0, "texture": 21, "memory": 512, "weights": (0.5, 0.5, 0.5)}
+    around = {"smoothing": 4.0, "blur": 2.0, "texture": 21, "memory": 512, "weights": (0.5, 0.25, 1.0)}
     assert plan.config == {"taught": "localised", **pyramid, "hidden": 32, "members": 3, **around}
     without_labels = AsdMethod.plan(TrainOptions(length=7, unlabelled=True)).config
     assert without_labels == {**plan.config, "weights": (0.5, 0.25, 0.25), "members": 1, "blur": 0.0}

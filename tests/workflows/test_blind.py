@@ -133,7 +133,7 @@ def test_earlier_pixels_stay_in_what_each_knows(tiles: TileSet, detector: Locali
     survey = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=0.2, seed=0, folds=3)
     parts = fitted(detector, tiles, survey)
     random = np.random.default_rng(0)
-    old = random.normal(9, 1, (60, detector.surroundings_length)).astype(np.float32)
+    old = random.normal(9, 1, (60, detector.length)).astype(np.float32)
     earlier = NormalPixels(Moments.of(random.normal(3, 1, (5000, detector.length))), old)
     for one, fold in blind(detector, survey, parts, KnownTiles.none(), earlier):
         assert isinstance(one, LocalisedAsd)
@@ -310,7 +310,7 @@ def test_an_update_remembers_both_however_few_are_new(
 def test_the_memory_is_of_a_sixteenth_of_the_pixels_at_most(tiles: TileSet, detector: LocalisedAsd) -> None:
     survey = survey_tiles(tiles.subset([0]), crop=64, halo=detector.halo, holdout=0.0, seed=0)
     parts = tile_normals(detector, tiles, survey.training, CPU, 0, lambda count: None)
-    few = {tile: NormalPixels(Moments.of(np.ones((100, 2))), part.rows) for tile, part in parts.items()}
+    few = {tile: NormalPixels(Moments.of(np.ones((100, detector.length))), part.rows) for tile, part in parts.items()}
     assert len(together(detector, few.values()).rows) == 7
     assert len(together(detector, parts.values()).rows) == 60
 

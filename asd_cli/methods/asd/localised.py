@@ -1,11 +1,11 @@
-"""ASD taught with localised virtual anomalies: several of the paper's encoders, narrower, with anomaly heads; a
-Gaussian of the bands; and remembered surroundings.
+"""ASD taught with localised virtual anomalies: several of the paper's encoders, narrower, with anomaly heads, and two
+views of what surrounds a pixel.
 
-Three signs of an anomaly. The Mahalanobis distance of the bands (RX, Reed and Yu 1990) says how odd a colour is; it
-knows one normal cloud, and so generalises. The distance of what surrounds a pixel, colour and roughness, from the
-nearest remembered normal surroundings (Cover and Hart 1967; as PatchCore does with learned features, Roth et al. 2022)
-knows as many looks of the normal as there are. The heads say how much a place looks like a virtual anomaly. Each is
-weighed by how rarely normal pixels show as much (`evidence`).
+Three signs of an anomaly. The heads say how much a place looks like a virtual anomaly. What surrounds a pixel, colour
+and roughness, has a Mahalanobis distance (RX, Reed and Yu 1990), which knows one normal cloud, and so generalises; and
+a distance from the nearest of remembered normal surroundings (Cover and Hart 1967; as PatchCore's from learned
+features, Roth et al. 2022), which knows as many looks of the normal as there are. Each is weighed by how rarely normal
+pixels show as much (`evidence`).
 
 Networks that start from other weights and see other crops agree on what they were taught and differ at random on
 anything else, so that their mean is better and steadier (Lakshminarayanan et al., "Simple and Scalable Predictive
@@ -38,8 +38,7 @@ from asd_cli.methods.asd.signs import Beside, FoldedSigns
 from asd_cli.methods.base import EvidenceDetector
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.scaled import ScaledDetector, pyramid_config
-from asd_cli.nn.devices import placed
-from asd_cli.nn.engines import Engine, torch_engine
+from asd_cli.nn.engines import Engine
 from asd_cli.nn.nearest import Nearest, check_memory
 from asd_cli.nn.pyramid import HIDDEN, checked_pyramid
 from asd_cli.nn.smoothing import GaussianSmoothing
@@ -53,7 +52,7 @@ _log = logging.getLogger(__name__)
 _LENGTH, _SCALES, _HIDDEN, _MEMBERS = 16, (0.25, 0.5, 1.0, 2.0), 32, 3
 # weights of Gaussian, memory and heads, and `SignSettings`: found by cross-validation within the training halves of the
 # sets of `benchmarks/accuracy.py`
-_WEIGHTS, _SMOOTHING, _BLUR, _TEXTURE, _MEMORY = (0.5, 0.5, 0.5), 4.0, 2.0, 21, 512
+_WEIGHTS, _SMOOTHING, _BLUR, _TEXTURE, _MEMORY = (0.5, 0.25, 1.0), 4.0, 2.0, 21, 512
 # without labels networks have seen the anomalies as normal, and the memory those of no odd colour; found on scenes of
 # 128 x 128 px cut from the same halves
 _UNLABELLED = {"weights": (0.5, 0.25, 0.25), "members": 1, "blur": 0.0}
@@ -75,8 +74,8 @@ class Member(nn.Module):
 
 
 class LocalisedAsd(ScaledDetector, EvidenceDetector):
-    """Three signs of an anomaly: the distance of a pixel's bands from their Gaussian, that of its surroundings from the
-    nearest remembered ones, and the mean logit of the members; the first and the last are smoothed."""
+    """Three signs of an anomaly: the distance of a pixel's surroundings from their Gaussian, that from the nearest
+    remembered ones, and the mean logit of the members, smoothed."""
 
     name: ClassVar[str] = "asd"
     signs: ClassVar[int] = 3
@@ -100,10 +99,9 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         self.nearest = Nearest(settings.memory, self.around.channels)
         self.align = max(encoder.align, self.around.align, self.nearest.align)
         self.smoothing = GaussianSmoothing(settings.smoothing, align=encoder.align)
-        self.blur = GaussianSmoothing(settings.blur)
-        reach = max(encoder.halo + self.smoothing.margin, self.around.margin + self.nearest.margin, self.blur.margin)
+        reach = max(encoder.halo + self.smoothing.margin, self.around.margin + self.nearest.margin)
         self.halo = -(-reach // self.align) * self.align
-        self.hold_gaussian(bands)
+        self.hold_gaussian(self.around.channels)
 
     @classmethod
     def create(
@@ -197,19 +195,12 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         return self.normalise(F.pad(x, (margin - self.halo,) * 4))
 
     def descriptors(self, x: Tensor) -> Tensor:
-        """Bands of each pixel on the network's range: raw, with halo -> (B, bands, H, W)."""
-        return self._near(x, 0)
-
-    def surroundings(self, x: Tensor) -> Tensor:
-        """What surrounds each pixel: raw, with halo -> (B, surroundings_length, H, W)."""
+        """What surrounds each pixel, on the networks' range: raw, with halo -> (B, length, H, W)."""
         return self.around(self._near(x, self.around.margin))
 
     def all_signs(self, x: Tensor) -> Tensor:
         """Raw, with halo -> (B, signs, H, W); what `FoldedSigns` computes in fewer steps."""
-        white = F.conv2d(
-            self._near(x, self.blur.margin) - self.mean.view(1, -1, 1, 1), self.whitening[:, :, None, None]
-        )
-        distance = self.blur(torch.linalg.vector_norm(white, dim=1, keepdim=True))
+        distance = torch.linalg.vector_norm(self.whitened(x), dim=1, keepdim=True)
         nearest = self.nearest(self.around(self._near(x, self.around.margin + self.nearest.margin)))
         return torch.cat([distance, nearest, self.smoothed_logits(x)[:, None]], dim=1)
 
@@ -217,11 +208,6 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         """Weighted sum of the -log p of all signs; see `Detector` and `Evidence`."""
         distance: Tensor = self.evidence(self.all_signs(x))
         return distance
-
-    def normal_engine(self, device: torch.device, side: int) -> Engine:
-        """See `DescriptorDetector`."""
-        placed(self.eval(), device)
-        return torch_engine(lambda x: torch.cat([self.descriptors(x), self.surroundings(x)], dim=1), device, side)
 
     def distance_engine(self, device: torch.device, side: int) -> Engine:
         """The folded encoder; see `FoldedSigns.engine`."""
@@ -240,7 +226,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         return FoldedSigns(
             [(member.encoder, member.anomaly_head) for member in cast(Iterable[Member], self.members)],
             self.evidence,
-            Beside(self.around, self.nearest, self.blur, self.smoothing),
+            Beside(self.around, self.nearest, self.smoothing),
             scaling=(self.low, self.high),
             gaussian=(self.mean, self.whitening),
             halo=self.halo,
@@ -249,11 +235,6 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
     def set_evidence(self, rows: NDArray[np.float32]) -> None:
         """See `EvidenceDetector`."""
         self.evidence.fit(rows, self._weights)
-
-    @property
-    def surroundings_length(self) -> int:
-        """See `DescriptorDetector`."""
-        return self.around.channels
 
     @property
     def remembered(self) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ _MOST_SMOOTHING, _LARGEST_TEXTURE, _MOST_MEMORY = 32.0, 63, 4096
 class SignSettings(NamedTuple):
     """How far signs look around a pixel, and what is remembered.
 
-    smoothing, blur: standard deviations of the smoothing of the logit, and of colours and their distance (px). texture:
+    smoothing, blur: standard deviations of the smoothing of the logit, and of colours (px). texture:
     side of the squares of the texture, 0 for none (px). memory: surroundings remembered.
     """
 

@@ -28,18 +28,16 @@ if TYPE_CHECKING:
 
 
 class Beside(NamedTuple):
-    """What signs are made of beside the networks: surroundings and the remembered ones, the smoothing of the distance
-    of the bands, and that of the logit."""
+    """What signs are made of beside the networks: surroundings, remembered ones, and the smoothing of the logit."""
 
     around: Surroundings
     nearest: Nearest
-    blur: GaussianSmoothing
     smoothing: GaussianSmoothing
 
 
 class FoldedSigns(nn.Module):
-    """Raw pixels to the smoothed distance of the bands, that of the surroundings from the nearest remembered ones and
-    the smoothed logit of the heads, or to the evidence of all.
+    """Raw pixels to the distance of the surroundings from their Gaussian, that from the nearest remembered ones and the
+    smoothed logit of the heads, or to the evidence of all.
 
     Args:
         networks: encoders and heads, trained; they are copied. A head is linear in the descriptors, so that both fold
@@ -47,7 +45,7 @@ class FoldedSigns(nn.Module):
         evidence: fitted; it is copied.
         beside: the rest; the memory is copied.
         scaling: low and high (bands,), the raw values that are -1 and 1 for the encoder.
-        gaussian: mean (bands,) and whitening (bands, bands) of bands on the encoder's range.
+        gaussian: mean (length,) and whitening (length, length) of surroundings on the encoder's range.
         halo: pixels of context, at least what any sign consumes.
     """
 
@@ -64,10 +62,10 @@ class FoldedSigns(nn.Module):
         super().__init__()
         self.encoder = FoldedEncoder.summed([_folded(*one, scaling, share=1 / len(networks)) for one in networks])
         self.evidence, self.halo = copy.deepcopy(evidence), halo
-        self.around, self.blur, self.smoothing = beside.around, beside.blur, beside.smoothing
+        self.around, self.smoothing = beside.around, beside.smoothing
         self.nearest = copy.deepcopy(beside.nearest)
-        # what each sign does not need of the halo
-        needed = self.blur.margin, self.around.margin + self.nearest.margin, self.encoder.halo + self.smoothing.margin
+        # what surroundings and logits do not need of the halo
+        needed = self.around.margin + self.nearest.margin, self.encoder.halo + self.smoothing.margin
         self._spare = [halo - reach for reach in needed]
         mean, whitening = gaussian
         self.whiten = nn.Conv2d(len(mean), len(mean), 1)
@@ -80,11 +78,11 @@ class FoldedSigns(nn.Module):
         return self._signs(x, self.encoder)
 
     def _signs(self, x: Tensor, encoder: Callable[[Tensor], Tensor]) -> Tensor:
-        pixel, near, far = (F.pad(x, (-spare,) * 4) for spare in self._spare)
-        white = self.whiten(self.encoder.normalise(pixel))
-        distance = self.blur(torch.linalg.vector_norm(white, dim=1, keepdim=True))
-        nearest = self.nearest(self.around(self.encoder.normalise(near)))
-        return torch.cat([distance, nearest, self.smoothing(encoder(far))], dim=1)
+        near, far = (F.pad(x, (-spare,) * 4) for spare in self._spare)
+        around = self.around(self.encoder.normalise(near))
+        white = self.whiten(F.pad(around, (-self.nearest.margin,) * 4))
+        distance = torch.linalg.vector_norm(white, dim=1, keepdim=True)
+        return torch.cat([distance, self.nearest(around), self.smoothing(encoder(far))], dim=1)
 
     def engine(self, device: torch.device, side: int, *, weighed: bool) -> Engine:
         """What maps blocks to evidence, or to all signs: ONNX Runtime on the CPU, half precision on CUDA devices (for
@@ -111,10 +109,11 @@ class FoldedSigns(nn.Module):
     def add_to(self, graph: OnnxGraph, x: str, *, weighed: bool) -> str:
         """Evidence or all signs as nodes: raw pixels (B, bands, H + 2 halo, W + 2 halo) -> (B, 1 or 3, H, W)."""
         x = self.encoder.add_normalised(graph, x)
-        pixel, near, far = (graph.trim(x, spare, spare) for spare in self._spare)
-        white = graph.conv(pixel, self.whiten)
-        distance = self.blur.add_to(graph, graph.add("ReduceL2", white, graph.constant([1], "int64"), keepdims=1))
-        nearest = self.nearest.add_to(graph, self.around.add_to(graph, near))
+        near, far = (graph.trim(x, spare, spare) for spare in self._spare)
+        around = self.around.add_to(graph, near)
+        white = graph.conv(graph.trim(around, self.nearest.margin, self.nearest.margin), self.whiten)
+        distance = graph.add("ReduceL2", white, graph.constant([1], "int64"), keepdims=1)
+        nearest = self.nearest.add_to(graph, around)
         signs = [distance, nearest, self.smoothing.add_to(graph, self.encoder.add_to(graph, far))]
         return self.evidence.add_to(graph, signs) if weighed else graph.add("Concat", *signs, axis=1)
 
