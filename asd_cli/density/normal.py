@@ -23,16 +23,26 @@ class NormalPixels(NamedTuple):
         return cls(Moments.empty(length), np.empty((0, length), np.float32))
 
 
-def pooled(parts: Sequence[NormalPixels], kept: int, *, least: float = 0.0) -> NormalPixels:
+def pooled(parts: Sequence[NormalPixels], kept: int) -> NormalPixels:
     """All parts (one at least) together: their moments, and at most `kept` of their rows, from each by its share of
-    the pixels, or `least` if that is more."""
+    the pixels."""
     total = parts[0].moments
     for part in parts[1:]:
         total = total.merge(part.moments)
-    counts = np.array([part.moments.count for part in parts], np.float64)
-    shares = _shares(np.maximum(counts, least * counts.sum() * (counts > 0)), min(kept, int(counts.sum())))
+    shares = _shares([part.moments.count for part in parts], kept)
     chosen = [_spread(part.rows, share) for part, share in zip(parts, shares, strict=True)]
     return NormalPixels(total, np.concatenate(chosen))
+
+
+def added(earlier: NormalPixels, new: NormalPixels, kept: int, *, least: float) -> NormalPixels:
+    """Both together: at most `kept` of their rows, from either by its share of the pixels, but no less than `least`;
+    what one does not have comes from the other."""
+    moments = earlier.moments.merge(new.moments)
+    share = min(max(new.moments.count / max(moments.count, 1), least), 1 - least)
+    of_new = min(round(share * kept), len(new.rows))
+    of_earlier = min(kept - of_new, len(earlier.rows))
+    rows = _spread(earlier.rows, of_earlier), _spread(new.rows, kept - of_earlier)
+    return NormalPixels(moments, np.concatenate(rows))
 
 
 def _spread(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
@@ -41,8 +51,8 @@ def _spread(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     return rows[(np.arange(count) * len(rows)) // max(count, 1)]
 
 
-def _shares(weights: NDArray[np.float64], kept: int) -> list[int]:
-    """`kept` shared out by weights, boundaries rounded so that the sum stays."""
-    ends = np.concatenate([[0.0], np.cumsum(weights)])
-    places = np.round(ends * (kept / max(float(ends[-1]), 1.0))).astype(int)
+def _shares(counts: Sequence[int], kept: int) -> list[int]:
+    """`kept` shared out by counts, boundaries rounded so that the sum stays."""
+    ends = np.cumsum([0, *counts], dtype=np.float64)
+    places = np.round(ends * (min(kept, ends[-1]) / max(ends[-1], 1.0))).astype(int)
     return [int(share) for share in np.diff(places)]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from asd_cli.data.pieces import Survey, survey_tiles
 from asd_cli.data.tiles import TileSet
 from asd_cli.density.normal import NormalPixels
@@ -62,7 +64,7 @@ def fit_gaussian(
     """Fit on the normal pixels of the tiles and write a new model file. `progress` gets pieces done and in all.
 
     With `update` the old moments are merged in, which for the Gaussian equals fitting both sets of tiles at once; what
-    is remembered comes from both, a quarter at least from either; the calibration from the new held-out pixels.
+    is remembered comes from both, a quarter from either if it has as much; the calibration from new held-out pixels.
 
     Raises:
         AsdError: model, tiles, labels or the target cannot be used.
@@ -109,9 +111,10 @@ def fit_gaussian(
 
 
 def _earlier(model: Model, detector: DescriptorDetector) -> NormalPixels:
-    """What the model knows of normal pixels."""
+    """What the model knows of normal pixels; rows that were repeated to fill its memory count once."""
     assert model.moments is not None
-    return NormalPixels(model.moments, detector.remembered[: model.moments.count].copy())
+    _, first = np.unique(detector.remembered, axis=0, return_index=True)
+    return NormalPixels(model.moments, detector.remembered[np.sort(first)])
 
 
 def _held_out(

@@ -15,7 +15,7 @@ from asd_cli.data.pieces import Piece, PieceData, read_piece
 from asd_cli.data.tiles import LabelledTile, TileSet
 from asd_cli.density.gaussian import Gaussian, fit_ledoit_wolf
 from asd_cli.density.moments import Moments
-from asd_cli.density.normal import NormalPixels, pooled
+from asd_cli.density.normal import NormalPixels, added, pooled
 from asd_cli.density.sample import PixelSample
 from asd_cli.errors import TrainingError
 from asd_cli.methods.base import DescriptorDetector, Detector, MemoryDetector
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 _PIXELS_PER_VALUE = 50  # fewer pixels than this for each entry of the covariance and the fit is shaky
 _CONTAMINATED = 4.0  # mean squared distance of a tile under the others, in units of what normal pixels have
 _TRIMMED, _TRIM_VALUES = 0.05, 10_000_000
-_PIXELS_PER_ROW, _LEAST_ROWS = 16, 0.25
+_PIXELS_PER_ROW, _FEWEST_ROWS, _LEAST_SHARE = 16, 16, 0.25
 _THIN = 1e-10  # variance of a direction, relative to the widest, that is rounding of float32 descriptors
 Advance = Callable[[int], None]
 
@@ -148,17 +148,24 @@ def _normal_rows(
             yield piece, values[:, data.normal].T
 
 
-def together(detector: DescriptorDetector, parts: Iterable[NormalPixels], *, least: float = 0.0) -> NormalPixels:
-    """All parts, with as many rows as the detector remembers, but of every 16th pixel at most: where the same pixels
-    calibrate, those that are remembered are no distance away. Each part gives `least` of the rows."""
+def together(detector: DescriptorDetector, parts: Iterable[NormalPixels]) -> NormalPixels:
+    """All parts, with rows for the detector to remember."""
     parts = [NormalPixels.empty(detector.length), *parts]
-    most = -(-sum(part.moments.count for part in parts) // _PIXELS_PER_ROW)
-    return pooled(parts, min(len(detector.remembered), most), least=least)
+    return pooled(parts, _rows_of(detector, sum(part.moments.count for part in parts)))
 
 
 def updated(detector: DescriptorDetector, earlier: NormalPixels | None, new: NormalPixels) -> NormalPixels:
-    """Earlier pixels, if there are any, and new ones; however few, either gives a quarter of the rows."""
-    return new if earlier is None else together(detector, [earlier, new], least=_LEAST_ROWS)
+    """Earlier pixels, if there are any, and new ones; either gives a quarter of the rows, as far as it has them."""
+    if earlier is None:
+        return new
+    kept = _rows_of(detector, earlier.moments.count + new.moments.count)
+    return added(earlier, new, kept, least=_LEAST_SHARE)
+
+
+def _rows_of(detector: DescriptorDetector, pixels: int) -> int:
+    """Rows to remember: of every 16th pixel at most, since what is remembered is no distance away where the same pixels
+    calibrate; 16, if there are as many, tell how much they vary."""
+    return min(len(detector.remembered), max(-(-pixels // _PIXELS_PER_ROW), min(pixels, _FEWEST_ROWS)))
 
 
 def fit_normal(detector: DescriptorDetector, normal: NormalPixels) -> Gaussian:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asd_cli.density.moments import Moments
-from asd_cli.density.normal import NormalPixels, pooled
+from asd_cli.density.normal import NormalPixels, added, pooled
 
 
 def part(number: int, count: int, kept: int) -> NormalPixels:
@@ -49,17 +50,25 @@ def test_rows_are_taken_from_all_over_a_part_that_holds_more() -> None:
     assert mine.max() >= 97
 
 
-@given(counts=st.tuples(st.integers(1, 10_000), st.integers(1, 10_000)))
-def test_each_part_gives_the_least_share(counts: tuple[int, int]) -> None:
+@given(
+    counts=st.tuples(st.integers(1, 10_000), st.integers(1, 10_000)),
+    there=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+)
+def test_either_gives_the_least_share_as_far_as_it_has_rows(counts: tuple[int, int], there: tuple[int, int]) -> None:
     parts = []
-    for number, count in enumerate(counts):
-        one = part(number, 60, 60)
-        parts.append(NormalPixels(replace(one.moments, count=count), one.rows))
-    found = pooled(parts, 40, least=0.25).rows
-    kept = min(40, sum(counts))
-    assert len(found) == kept
     for number in range(2):
-        assert np.count_nonzero(found[:, 0] == number) >= round(kept * 0.25 / 1.25) - 1
+        one = part(number, 60, there[number])
+        parts.append(NormalPixels(replace(one.moments, count=counts[number]), one.rows))
+    found = added(*parts, 40, least=0.25)
+    assert found.moments.count == sum(counts)
+    assert len(found.rows) == min(40, sum(there))
+    assert len(np.unique(found.rows, axis=0)) == len(found.rows)
+    for number in range(2):
+        own = np.count_nonzero(found.rows[:, 0] == number)
+        assert own >= min(10, there[number])
+        share = 40 * min(max(counts[number] / sum(counts), 0.25), 0.75)
+        if min(there) >= 40:
+            assert own == pytest.approx(share, abs=1)
 
 
 def test_of_nothing() -> None:
