@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from asd_cli.nn.onnx_graph import OnnxGraph
 from asd_cli.nn.surroundings import Surroundings
@@ -26,10 +27,10 @@ def naive(image: np.ndarray, side: int, row: int, col: int, factor: int) -> floa
 
 @pytest.mark.parametrize("side", [1, 5, 21])
 def test_it_is_the_mean_roughness_of_a_square(side: int) -> None:
-    texture, random = Surroundings(3, side), np.random.default_rng(0)
-    x = random.normal(0, 0.5, (3, 32 + 2 * texture.margin, 24 + 2 * texture.margin)).astype(np.float32)
-    found = texture(torch.from_numpy(x)[None])[0].numpy()
-    m = texture.margin
+    around, random = Surroundings(3, side), np.random.default_rng(0)
+    x = random.normal(0, 0.5, (3, 32 + 2 * around.margin, 24 + 2 * around.margin)).astype(np.float32)
+    found = around(torch.from_numpy(x)[None])[0].numpy()
+    m = around.margin
     assert found.shape == (7, 32, 24)
     np.testing.assert_array_equal(found[:3], x[:, m:-m, m:-m])
     for row, col in [(0, 0), (31, 23), (13, 7), (16, 8)]:
@@ -37,27 +38,41 @@ def test_it_is_the_mean_roughness_of_a_square(side: int) -> None:
             assert found[3 + place, row, col] == pytest.approx(naive(x, side, row + m, col + m, factor), rel=1e-4)
 
 
+@pytest.mark.parametrize("side", [0, 9])
+@pytest.mark.parametrize("blur", [0.7, 2.0])
+def test_each_band_is_smoothed_apart(side: int, blur: float) -> None:
+    around, random = Surroundings(3, side, blur=blur), np.random.default_rng(4)
+    m = around.margin
+    x = random.normal(0, 0.5, (3, 16 + 2 * m, 24 + 2 * m)).astype(np.float32)
+    found = around(torch.from_numpy(x)[None])[0].numpy()
+    assert found.shape == (3 + (4 if side else 0), 16, 24)
+    radius = int(np.ceil(2 * blur))
+    for band in range(3):
+        expected = gaussian_filter(x[band].astype(np.float64), blur, radius=radius)[m:-m, m:-m]
+        np.testing.assert_allclose(found[band], expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (7, 13), (40, 33)])
 def test_any_size_and_the_same_in_every_piece_on_the_grid(shape: tuple[int, int]) -> None:
-    texture, random = Surroundings(2, 21), np.random.default_rng(1)
-    m, (height, width) = texture.margin, shape
+    around, random = Surroundings(2, 21), np.random.default_rng(1)
+    m, (height, width) = around.margin, shape
     whole = torch.from_numpy(random.normal(0, 1, (1, 2, 48 + 2 * m, 48 + 2 * m)).astype(np.float32))
     piece = whole[..., 8 : 8 + height + 2 * m, : width + 2 * m]
-    found = texture(piece)
+    found = around(piece)
     assert found.shape == (1, 6, height, width)
-    torch.testing.assert_close(found, texture(whole)[..., 8 : 8 + height, :width], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, around(whole)[..., 8 : 8 + height, :width], rtol=1e-5, atol=1e-6)
 
 
 def test_as_nodes() -> None:
-    texture, random = Surroundings(5, 9), np.random.default_rng(2)
-    x = random.normal(0, 1, (2, 5, 21 + 2 * texture.margin, 16 + 2 * texture.margin)).astype(np.float32)
+    around, random = Surroundings(5, 9), np.random.default_rng(2)
+    x = random.normal(0, 1, (2, 5, 21 + 2 * around.margin, 16 + 2 * around.margin)).astype(np.float32)
     graph = OnnxGraph()
-    session = graph.session(texture.add_to(graph, "x"), x.shape)
-    expected = texture(torch.from_numpy(x)).numpy()
+    session = graph.session(around.add_to(graph, "x"), x.shape)
+    expected = around(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_side_of_0_leaves_the_bands_alone() -> None:
-    texture, x = Surroundings(3, 0), torch.rand(1, 3, 4, 5)
-    assert (texture.channels, texture.margin, texture.align) == (3, 0, 1)
-    assert torch.equal(texture(x), x)
+    around, x = Surroundings(3, 0), torch.rand(1, 3, 4, 5)
+    assert (around.channels, around.margin, around.align) == (3, 0, 1)
+    assert torch.equal(around(x), x)

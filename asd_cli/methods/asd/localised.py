@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _LENGTH, _SCALES, _HIDDEN, _MEMBERS = 16, (0.25, 0.5, 1.0, 2.0), 32, 3
-# weights of Gaussian, memory and heads, and `SignSettings`: found by cross-validation within the training halves of the
-# sets of `benchmarks/accuracy.py`
+# weights of Gaussian, memory and heads, and `SignSettings`: chosen by cross-validation within the training halves of
+# the sets of `benchmarks/accuracy.py`, whose other halves were looked at between versions
 _WEIGHTS, _SMOOTHING, _BLUR, _TEXTURE, _MEMORY = (0.5, 0.25, 1.0), 4.0, 2.0, 21, 512
 # without labels networks have seen the anomalies as normal, and the memory those of no odd colour; found on scenes of
 # 128 x 128 px cut from the same halves
