@@ -19,12 +19,12 @@ from safetensors.numpy import load, save
 
 from asd_cli.data.scaling import Scaling
 from asd_cli.density.calibration import Calibration
-from asd_cli.density.gaussian import fit_ledoit_wolf
 from asd_cli.density.moments import Moments
+from asd_cli.density.normal import NormalPixels
 from asd_cli.methods.base import DescriptorDetector, Detector, EvidenceDetector, MemoryDetector
 from asd_cli.methods.registry import method_class
 from asd_cli.model_file import _digest, model_header
-from asd_cli.workflows.models import moments_arrays
+from asd_cli.workflows.models import normal_arrays
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -64,7 +64,7 @@ def tiny_parts(kind: str) -> tuple[dict[str, Any], Arrays]:
         extra = {"weights": "random"} if "backbone" in config else {}
         detector = method_class(name).create(bands, **config, **extra).eval()
     detector.set_scaling(Scaling(np.full(bands, 20, np.float32), np.full(bands, 180, np.float32)))
-    moments = _fit(detector, random)
+    normal = _fit(detector, random)
     header = model_header(
         method=name,
         config=detector.config(),
@@ -82,23 +82,22 @@ def tiny_parts(kind: str) -> tuple[dict[str, Any], Arrays]:
     )
     calibration = Calibration.fit(random.gamma(4.0, 1.0, 3000).astype(np.float32), 0.01)
     parts = {"method": detector.arrays(), "calibration": calibration.to_arrays()}
-    if moments is not None:
-        parts["moments"] = moments_arrays(moments)
+    if normal is not None:
+        parts["moments"] = normal_arrays(normal)
     return header, {f"{prefix}.{key}": np.array(v) for prefix, part in parts.items() for key, v in part.items()}
 
 
-def _fit(detector: Detector, random: np.random.Generator) -> Moments | None:
-    """Give it a Gaussian, evidence or memory of noise; the moments where it has a Gaussian."""
+def _fit(detector: Detector, random: np.random.Generator) -> NormalPixels | None:
+    """Give it a Gaussian, evidence or memory of noise; the pixels where it has a Gaussian."""
     if isinstance(detector, EvidenceDetector):
         detector.set_evidence(random.normal(size=(500, detector.signs)).astype(np.float32))
     if isinstance(detector, MemoryDetector):
         detector.set_memory(random.normal(size=(50, detector.length)).astype(np.float32), 0)
     if not isinstance(detector, DescriptorDetector):
         return None
-    moments = Moments.of(random.normal(size=(400, detector.length)))
-    detector.set_gaussian(fit_ledoit_wolf(moments))
-    detector.remember(random.normal(size=(50, detector.length)).astype(np.float32))
-    return moments
+    normal = NormalPixels.of_tile(Moments.of(random.normal(size=(400, detector.length))))
+    detector.set_gaussian(detector.gaussian_of(normal))
+    return normal
 
 
 def signed(header: Mapping[str, Any], arrays: Arrays) -> bytes:

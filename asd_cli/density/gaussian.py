@@ -98,6 +98,32 @@ class Gaussian:
         return result
 
 
+def check_moments(moments: Moments) -> None:
+    """Refuse moments that no Gaussian can be fitted on.
+
+    Raises:
+        InputError: fewer than two descriptors, or descriptors that are not finite.
+    """
+    if moments.count < 2:
+        raise InputError(
+            f"Gaussian: {moments.count} normal pixels are too few, at least 2 are needed;"
+            " give more tiles or check their labels and masks"
+        )
+    if not (np.isfinite(moments.mean).all() and np.isfinite(moments.covariance).all() and np.isfinite(moments.fourth)):
+        raise InputError(
+            f"Gaussian: the descriptors of {moments.count} normal pixels are not finite; check the input for"
+            " extreme values and declare its nodata value"
+        )
+
+
+def least_variance(largest: float, moments: Moments) -> float:
+    """Variance below which a number, or a direction, counts as the same everywhere: rounding noise beside the `largest`
+    one, and in float32 beside the largest mean; above 0."""
+    largest_mean = float(np.max(np.abs(moments.mean)))
+    # Descriptors that are zero everywhere have no scale at all; any small number will do.
+    return max(_THINNEST * largest, (_ROUNDING * largest_mean) ** 2) or 1e-12
+
+
 def fit_ledoit_wolf(moments: Moments) -> Gaussian:
     """Gaussian with the shrunk covariance (1 - s) S + s tr(S)/L I.
 
@@ -108,17 +134,8 @@ def fit_ledoit_wolf(moments: Moments) -> Gaussian:
     Raises:
         InputError: fewer than two descriptors, or descriptors that are not finite.
     """
-    if moments.count < 2:
-        raise InputError(
-            f"Gaussian: {moments.count} normal pixels are too few, at least 2 are needed;"
-            " give more tiles or check their labels and masks"
-        )
+    check_moments(moments)
     empirical = moments.covariance
-    if not (np.isfinite(moments.mean).all() and np.isfinite(empirical).all() and np.isfinite(moments.fourth)):
-        raise InputError(
-            f"Gaussian: the descriptors of {moments.count} normal pixels are not finite; check the input for"
-            " extreme values and declare its nodata value"
-        )
     shrinkage = _shrinkage(moments, empirical)
     scale = float(np.trace(empirical)) / len(empirical)
     covariance = (1.0 - shrinkage) * empirical + shrinkage * scale * np.eye(len(empirical))
@@ -141,12 +158,9 @@ def _shrinkage(moments: Moments, empirical: FloatArray) -> float:
 
 def _with_ridge(covariance: FloatArray, moments: Moments) -> FloatArray:
     variances = np.linalg.eigvalsh(covariance)
-    largest_mean = float(np.max(np.abs(moments.mean)))
-    floor = max(_THINNEST * float(variances[-1]), (_ROUNDING * largest_mean) ** 2)
-    if floor > 0.0 and variances[0] >= floor:
+    ridge = least_variance(float(variances[-1]), moments)
+    if variances[0] >= ridge:
         return covariance
-    # Descriptors that are zero everywhere have no scale at all; any small number will do.
-    ridge = floor if floor > 0.0 else 1e-12
     _LOG.warning(
         "descriptors of %d normal pixels hardly vary: smallest variance %.3g, largest %.3g; adding %.3g",
         moments.count,

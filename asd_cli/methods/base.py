@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from asd_cli.data.scaling import Scaling
-from asd_cli.density.gaussian import Gaussian
+from asd_cli.density.gaussian import Gaussian, fit_ledoit_wolf
 from asd_cli.density.normal import NormalPixels
 from asd_cli.errors import InputError, ModelFileError
 from asd_cli.methods.recipe import TrainingPlan
@@ -180,19 +180,19 @@ class DescriptorDetector(DescribingDetector):
     mean: Tensor
     whitening: Tensor
 
-    @property
-    def remembered(self) -> NDArray[np.float32]:
-        """(k, length) float32: descriptors of normal pixels that it keeps beside the Gaussian; often none."""
-        return np.empty((0, self.length), np.float32)
-
-    def remember(self, rows: NDArray[np.float32]) -> None:
-        """Keep these descriptors (n, length), n >= 1, from now on, if any are kept."""
-
     def hold_gaussian(self, length: int, dtype: torch.dtype = torch.float32) -> None:
         """Have a standard Gaussian of descriptors, which travels in the model file."""
         self.length = length
         self.register_buffer("mean", torch.zeros(length, dtype=dtype))
         self.register_buffer("whitening", identity(length, dtype))
+
+    def gaussian_of(self, normal: NormalPixels) -> Gaussian:
+        """The Gaussian that these normal pixels give; Ledoit and Wolf's, of all of them alike.
+
+        Raises:
+            InputError: fewer than two pixels, or descriptors that are not finite.
+        """
+        return fit_ledoit_wolf(normal.moments)
 
     def set_gaussian(self, gaussian: Gaussian) -> None:
         """Measure distances from this Gaussian from now on."""

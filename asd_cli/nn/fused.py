@@ -38,7 +38,7 @@ def available(device: torch.device, *, kernel: int = 2, rows: int = 16, hidden: 
     try:
         with torch.inference_mode():
             image = pixels.contiguous(memory_format=torch.channels_last)
-            fused_hidden_layer(image, HiddenWeights.of(first, last)[0], stride=1, dilation=1)
+            fused_hidden_layer(image, HiddenWeights.of(first, last), stride=1, dilation=1)
             torch.cuda.synchronize(device)
     except Exception as error:  # a compiler's, the driver's, Triton's own: each has its kinds
         reason = one_line(error)[:200]
@@ -61,24 +61,16 @@ class HiddenWeights(NamedTuple):
     kernel: int
 
     @classmethod
-    def of(cls, first: nn.Conv2d, last: nn.Conv2d) -> list[HiddenWeights]:
-        """From the layers, one for each group of the first; of a group, hidden channels and C are powers of two of at
-        least 16."""
+    def of(cls, first: nn.Conv2d, last: nn.Conv2d) -> HiddenWeights:
+        """From the layers; hidden channels and C are powers of two of at least 16."""
         assert first.bias is not None
-        weights, biases = (tensor.detach().chunk(first.groups) for tensor in (first.weight, first.bias))
-        parts = last.weight.detach()[:, :, 0, 0].chunk(first.groups, dim=1)
-        return [cls._of_group(*group) for group in zip(weights, biases, parts, strict=True)]
-
-    @classmethod
-    def _of_group(cls, first: Tensor, bias: Tensor, last: Tensor) -> HiddenWeights:
-        """first (hidden, C, k, k), bias (hidden,), last (out, hidden)."""
-        k, out = first.shape[2], len(last)
-        weight = first.permute(2, 3, 1, 0).reshape(k * k, first.shape[1], -1)
+        k, out = first.kernel_size[0], last.out_channels
+        weight = first.weight.detach().permute(2, 3, 1, 0).reshape(k * k, first.in_channels, first.out_channels)
         padded = max(_LEAST_PRODUCT, 1 << (out - 1).bit_length())
-        matrix = last.T
+        matrix = last.weight.detach()[:, :, 0, 0].T
         scale = float(matrix.abs().max().clamp_min(1e-30))
         last_weight = nn.functional.pad(matrix / scale, (0, padded - out))
-        return cls(weight.half().contiguous(), bias.float(), last_weight.half().contiguous(), scale, k)
+        return cls(weight.half().contiguous(), first.bias.detach().float(), last_weight.half().contiguous(), scale, k)
 
 
 def fused_hidden_layer(

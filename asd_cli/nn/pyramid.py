@@ -6,7 +6,6 @@ AAAI 2023; the dense evaluation follows Bailer et al., "Fast Feature Extraction 
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
@@ -55,18 +54,17 @@ class PatchNetwork(nn.Module):
         Without padding: the patch of output 0 starts at input pixel 0, and `stride` (a power of two) divides the work.
         """
         x, stride, dilation = self.pooled(x, stride=stride)
-        groups = self.conv3.groups
-        if x.device.type == "cpu" and groups == 1:
+        if x.device.type == "cpu":
             return hidden_layer(x, self.conv3, self.conv4, stride=stride, dilation=dilation)
-        x = F.conv2d(x, self.conv3.weight, self.conv3.bias, stride=stride, dilation=dilation, groups=groups)
+        x = F.conv2d(x, self.conv3.weight, self.conv3.bias, stride=stride, dilation=dilation)
         out: Tensor = self.conv4(F.relu_(x))
         return out
 
     def pooled(self, x: Tensor, *, stride: int = 1) -> tuple[Tensor, int, int]:
-        """What the third convolution gets, (B, 16 groups, h, w), and with which stride and dilation."""
+        """What the third convolution gets, (B, 16, h, w), and with which stride and dilation."""
         dilation = 1
         for conv in (self.conv1, self.conv2):
-            x = F.relu_(F.conv2d(x, conv.weight, conv.bias, dilation=dilation, groups=conv.groups))
+            x = F.relu_(F.conv2d(x, conv.weight, conv.bias, dilation=dilation))
             if stride > 1:
                 x = F.max_pool2d(x, 2, stride=2)
                 stride //= 2
@@ -127,44 +125,6 @@ class DensePyramid(nn.Module):
         else:
             out = branch(cut.image(x, exponent), stride=cut.factor)
         return out[..., :height, :width]
-
-
-def summed(pyramids: Sequence[DensePyramid]) -> DensePyramid:
-    """Pyramids of one shape as one whose result is the sum of theirs: the layers side by side, as groups of wider ones.
-
-    The last layers have no bias; the weights are copied.
-    """
-    joint = copy.deepcopy(pyramids[0])
-    if len(pyramids) > 1:
-        scales = zip(*(pyramid.branches for pyramid in pyramids), strict=True)
-        joint.branches = nn.ModuleList(_summed(cast(Sequence[PatchNetwork], networks)) for networks in scales)
-    return joint
-
-
-def _summed(networks: Sequence[PatchNetwork]) -> PatchNetwork:
-    joint = copy.deepcopy(networks[0])
-    joint.conv1 = _side_by_side([network.conv1 for network in networks], groups=1)  # all see the same image
-    joint.conv2 = _side_by_side([network.conv2 for network in networks], groups=len(networks))
-    joint.conv3 = _side_by_side([network.conv3 for network in networks], groups=len(networks))
-    joint.conv4.weight = nn.Parameter(torch.cat([network.conv4.weight.detach() for network in networks], dim=1))
-    joint.conv4.in_channels = joint.conv3.out_channels
-    return joint
-
-
-def _side_by_side(layers: Sequence[nn.Conv2d], *, groups: int) -> nn.Conv2d:
-    first = layers[0]
-    with torch.device("meta"):  # its own weights are not wanted
-        joint = nn.Conv2d(
-            first.in_channels * groups,
-            first.out_channels * len(layers),
-            cast(tuple[int, int], first.kernel_size),
-            groups=groups,
-            bias=first.bias is not None,
-        )
-    joint.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in layers]))
-    if first.bias is not None:
-        joint.bias = nn.Parameter(torch.cat([cast(Tensor, layer.bias).detach() for layer in layers]))
-    return joint
 
 
 class Cut(NamedTuple):

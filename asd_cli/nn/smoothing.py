@@ -20,12 +20,14 @@ _REACH = 2.0  # in standard deviations: 95 % of the weight along each axis
 class GaussianSmoothing:
     """A separable Gaussian of `sigma` px, cut off at two of them, on each of `channels` maps; 0 leaves them alone.
 
-    `margin` px are consumed on each side: as far as it reaches, rounded up to a multiple of `align`.
+    `margin` px are consumed on each side: as far as it reaches, rounded up to a multiple of `spacing`.
     """
 
-    def __init__(self, sigma: float, *, align: int = 1, channels: int = 1) -> None:
+    align = 1
+
+    def __init__(self, sigma: float, *, spacing: int = 1, channels: int = 1) -> None:
         reach = math.ceil(_REACH * sigma)
-        self.margin = -(-reach // align) * align
+        self.margin = -(-reach // spacing) * spacing
         self._spare = self.margin - reach
         places = np.arange(-reach, reach + 1)
         with np.errstate(over="ignore"):  # of a sigma near 0

@@ -6,6 +6,7 @@ The range of the bands alone, which scales pixels, is of all tiles.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from asd_cli.data.tiles import TileSet
 from asd_cli.density.normal import NormalPixels
 from asd_cli.density.sample import PixelSample
 from asd_cli.methods.base import DescriptorDetector, Detector, EvidenceDetector
-from asd_cli.workflows.fitting import add_normal, together, updated
+from asd_cli.workflows.fitting import add_normal
 
 _SIGN_PIXELS = 500_000
 
@@ -65,8 +66,10 @@ def _without(
     earlier: NormalPixels | None,
 ) -> NormalPixels:
     gone = {piece.tile for piece in fold}
-    rest = [part for tile, part in parts.items() if tile not in gone]
-    return updated(detector, earlier, together(detector, rest))
+    known = [] if earlier is None else [earlier]
+    rest = NormalPixels.of_all(detector.length, [*known, *(part for tile, part in parts.items() if tile not in gone)])
+    # as careful as of all tiles: it stands for the Gaussian of these
+    return replace(rest, tiles=rest.tiles + len(parts.keys() & gone))
 
 
 def weigh_signs(

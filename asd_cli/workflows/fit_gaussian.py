@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from asd_cli.data.pieces import Survey, survey_tiles
 from asd_cli.data.tiles import TileSet
 from asd_cli.density.normal import NormalPixels
@@ -21,7 +19,7 @@ from asd_cli.options import FitGaussianOptions
 from asd_cli.staging import check_not_read, check_target
 from asd_cli.workflows.blind import Blind, blind, held_out_text
 from asd_cli.workflows.calibrating import HeldOutFigures, calibrate
-from asd_cli.workflows.fitting import fit_normal, suspicious_tiles, tile_normals, together, updated
+from asd_cli.workflows.fitting import fit_normal, suspicious_tiles, tile_normals
 from asd_cli.workflows.models import Model, load_model
 from asd_cli.workflows.tilesets import open_tiles_for, tile_facts, warn_of_suspicious
 
@@ -52,7 +50,8 @@ class FitReport:
             [
                 f"{self.tiles} tiles with {self.fitted_pixels} normal pixels fitted ({self.all_pixels} in the model), "
                 f"{held_out_text(self.held_out_tiles, self.folds)}, {len(self.skipped)} skipped (no normal pixel)",
-                f"Ledoit-Wolf shrinkage {self.shrinkage:.3g}, condition of the covariance {self.condition:.3g}",
+                f"condition of the covariance {self.condition:.3g}"
+                + (f", Ledoit-Wolf shrinkage {self.shrinkage:.3g}" if self.shrinkage else ""),
                 self.held_out.summary(),
             ]
         )
@@ -63,8 +62,8 @@ def fit_gaussian(
 ) -> FitReport:
     """Fit on the normal pixels of the tiles and write a new model file. `progress` gets pieces done and in all.
 
-    With `update` the old moments are merged in, which for the Gaussian equals fitting both sets of tiles at once; what
-    is remembered comes from both, a quarter from either if it has as much; the calibration from new held-out pixels.
+    With `update` the old moments are merged in, which equals fitting both sets of tiles at once; the calibration comes
+    from new held-out pixels.
 
     Raises:
         AsdError: model, tiles, labels or the target cannot be used.
@@ -79,21 +78,19 @@ def fit_gaussian(
         tiles, crop=_CROP, halo=detector.halo, holdout=options.holdout, seed=options.seed, folds=detector.networks
     )
     advance = _Counter(progress, len(survey.training) + len(survey.held_out))
-    parts = tile_normals(detector, tiles, survey.training, device, options.seed, advance)
-    fitted = together(detector, parts.values())
-    old = _earlier(model, detector) if options.update else None
-    normal = updated(detector, old, fitted)
+    parts = tile_normals(detector, tiles, survey.training, device, advance)
+    fitted = NormalPixels.of_all(detector.length, parts.values())
+    old = model.normal if options.update else None
+    normal = fitted if old is None else old.merge(fitted)
     gaussian = fit_normal(detector, normal)
-    suspicious = suspicious_tiles(
-        {tile: part.moments for tile, part in parts.items()}, None if old is None else old.moments
-    )
+    suspicious = suspicious_tiles(detector, parts, old)
     warn_of_suspicious(suspicious, tiles)
     rate = options.false_alarm_rate or model.calibration.false_alarm_rate
     held_out = _held_out(model, detector, survey, parts, old)
     advance(len(survey.held_out) - sum(len(pieces) for _, pieces in held_out))
     calibration, figures = calibrate(detector, tiles, held_out, device, rate=rate, seed=options.seed, advance=advance)
     header = _header(model, options, tiles, survey, figures)
-    new = Model(header, detector.cpu(), calibration, normal.moments, model.tiles, options.output)
+    new = Model(header, detector.cpu(), calibration, normal, model.tiles, options.output)
     return FitReport(
         model=options.output,
         sha256=new.write(overwrite=options.overwrite),
@@ -108,13 +105,6 @@ def fit_gaussian(
         suspicious={tiles.sources[i].path: ratio for i, ratio in suspicious.items()},
         held_out=figures,
     )
-
-
-def _earlier(model: Model, detector: DescriptorDetector) -> NormalPixels:
-    """What the model knows of normal pixels; rows that were repeated to fill its memory count once."""
-    assert model.moments is not None
-    _, first = np.unique(detector.remembered, axis=0, return_index=True)
-    return NormalPixels(model.moments, detector.remembered[np.sort(first)])
 
 
 def _held_out(
@@ -154,7 +144,7 @@ def _load(options: FitGaussianOptions) -> tuple[Model, DescriptorDetector]:
             f"{options.model}: the method {model.detector.name} has no Gaussian to fit; train it anew on these tiles, "
             "or take a model of asd, rx or padim"
         )
-    if options.update and model.moments is None:
+    if options.update and model.normal is None:
         raise InputError(f"{options.model}: has no moments to update; fit without --update")
     return model, model.detector
 

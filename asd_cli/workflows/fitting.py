@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from asd_cli.data.pieces import Piece, PieceData, read_piece
 from asd_cli.data.tiles import LabelledTile, TileSet
-from asd_cli.density.gaussian import Gaussian, fit_ledoit_wolf
+from asd_cli.density.gaussian import Gaussian
 from asd_cli.density.moments import Moments
-from asd_cli.density.normal import NormalPixels, added, pooled
+from asd_cli.density.normal import NormalPixels
 from asd_cli.density.sample import PixelSample
 from asd_cli.errors import TrainingError
 from asd_cli.methods.base import DescriptorDetector, Detector, MemoryDetector
@@ -27,7 +27,6 @@ _log = logging.getLogger(__name__)
 _PIXELS_PER_VALUE = 50  # fewer pixels than this for each entry of the covariance and the fit is shaky
 _CONTAMINATED = 4.0  # mean squared distance of a tile under the others, in units of what normal pixels have
 _TRIMMED, _TRIM_VALUES = 0.05, 10_000_000
-_PIXELS_PER_ROW, _FEWEST_ROWS, _LEAST_SHARE = 16, 16, 0.25
 _THIN = 1e-10  # variance of a direction, relative to the widest, that is rounding of float32 descriptors
 Advance = Callable[[int], None]
 
@@ -72,11 +71,11 @@ def robust_limit(
     pieces: Sequence[Piece],
     device: torch.device,
     seed: int,
-    moments: Moments,
+    normal: NormalPixels,
 ) -> Limit:
     """What leaves out the twentieth of the pixels that lie farthest from the Gaussian of all: anomalies may be among
     them where nobody labelled any."""
-    gaussian = fit_ledoit_wolf(moments)
+    gaussian = detector.gaussian_of(normal)
     sample = PixelSample(max(_TRIM_VALUES // detector.length, 1000), detector.length, seed)
     engine = detector.descriptor_engine(device, detector.piece_side())
     add_normal(sample, detector, engine, tiles, pieces, lambda count: None)
@@ -89,25 +88,17 @@ def tile_normals(
     tiles: TileSet,
     pieces: Sequence[Piece],
     device: torch.device,
-    seed: int,
     advance: Advance,
     *,
     within: Limit | None = None,
 ) -> dict[int, NormalPixels]:
-    """Normal pixels, tile by tile, of those `within` a limit only: moments of their descriptors, and as many of these
-    as the detector remembers; one pass."""
+    """Normal pixels, tile by tile, of those `within` a limit only; one pass."""
     engine, length = detector.descriptor_engine(device, detector.piece_side()), detector.length
-    kept = len(detector.remembered)
     moments: dict[int, Moments] = {}
-    samples: dict[int, PixelSample] = {}
     for piece, every in _normal_rows(detector, engine, length, tiles, pieces, advance):
         rows = every if within is None else every[within.keeps(every)]
         moments[piece.tile] = moments.get(piece.tile, Moments.empty(length)).merge(Moments.of(rows))
-        if kept:
-            sample = samples.setdefault(piece.tile, PixelSample(kept, length, seed))
-            sample.add(rows, (piece.tile, piece.window.row, piece.window.col))
-    nothing = np.empty((0, length), np.float32)
-    return {tile: NormalPixels(own, samples[tile].rows if kept else nothing) for tile, own in moments.items()}
+    return {tile: NormalPixels.of_tile(own) for tile, own in moments.items()}
 
 
 def descriptor_sample(
@@ -148,29 +139,8 @@ def _normal_rows(
             yield piece, values[:, data.normal].T
 
 
-def together(detector: DescriptorDetector, parts: Iterable[NormalPixels]) -> NormalPixels:
-    """All parts, with rows for the detector to remember."""
-    parts = [NormalPixels.empty(detector.length), *parts]
-    return pooled(parts, _rows_of(detector, sum(part.moments.count for part in parts)))
-
-
-def updated(detector: DescriptorDetector, earlier: NormalPixels | None, new: NormalPixels) -> NormalPixels:
-    """Earlier pixels, if there are any, and new ones; either gives a quarter of the rows, as far as it has them."""
-    if earlier is None:
-        return new
-    kept = _rows_of(detector, earlier.moments.count + new.moments.count)
-    return added(earlier, new, kept, least=_LEAST_SHARE)
-
-
-def _rows_of(detector: DescriptorDetector, pixels: int) -> int:
-    """Rows to remember: of every 16th pixel at most, since what is remembered is no distance away where the same pixels
-    calibrate; 16, if there are as many, tell how much they vary."""
-    return min(len(detector.remembered), max(-(-pixels // _PIXELS_PER_ROW), min(pixels, _FEWEST_ROWS)))
-
-
 def fit_normal(detector: DescriptorDetector, normal: NormalPixels) -> Gaussian:
-    """Fit the Gaussian (Ledoit-Wolf) and hand it to the detector, with the rows to remember; warn, with numbers, of
-    what makes it shaky.
+    """Fit the detector's Gaussian and hand it over; warn, with numbers, of what makes it shaky.
 
     Raises:
         TrainingError: there are fewer than two pixels, or descriptors that are not finite.
@@ -180,8 +150,8 @@ def fit_normal(detector: DescriptorDetector, normal: NormalPixels) -> Gaussian:
         raise TrainingError(f"{moments.count} normal pixel(s) to fit the Gaussian on; at least 2 are needed")
     if not (np.isfinite(moments.mean).all() and np.isfinite(moments.second).all()):
         raise TrainingError("the descriptors are not finite; check the tiles for odd values (--bands, --nodata)")
-    gaussian = fit_ledoit_wolf(moments)
-    wanted = _PIXELS_PER_VALUE * length * (length + 1) // 2
+    gaussian = detector.gaussian_of(normal)
+    wanted = _PIXELS_PER_VALUE * np.count_nonzero(np.tril(gaussian.covariance))
     if moments.count < wanted:
         _log.warning(
             "the Gaussian of %d numbers rests on %d pixels only; %d or more are advisable",
@@ -191,14 +161,8 @@ def fit_normal(detector: DescriptorDetector, normal: NormalPixels) -> Gaussian:
         )
     rank = _rank(moments)
     if rank < length:
-        _log.warning(
-            "the covariance of the descriptors has rank %d of %d; shrinkage %.3g makes up for it",
-            rank,
-            length,
-            gaussian.shrinkage,
-        )
+        _log.warning("the covariance of the descriptors has rank %d of %d; what it lacks is made up for", rank, length)
     detector.set_gaussian(gaussian)
-    detector.remember(normal.rows)
     return gaussian
 
 
@@ -207,8 +171,10 @@ def _rank(moments: Moments) -> int:
     return int(np.count_nonzero(variances > _THIN * variances[-1]))
 
 
-def suspicious_tiles(parts: Mapping[int, Moments], known: Moments | None = None) -> dict[int, float]:
-    """Tiles whose pixels look anomalous under all others (and `known` moments).
+def suspicious_tiles(
+    detector: DescriptorDetector, parts: Mapping[int, NormalPixels], known: NormalPixels | None = None
+) -> dict[int, float]:
+    """Tiles whose pixels look anomalous under the Gaussian of all others (and `known` pixels).
 
     Returns:
         The mean squared distance of their pixels, in units of the L that normal pixels have, where it is above 4 and
@@ -217,20 +183,20 @@ def suspicious_tiles(parts: Mapping[int, Moments], known: Moments | None = None)
     indexes = list(parts)
     if len(indexes) + (known is not None) < 2:
         return {}
-    length = len(parts[indexes[0]].mean)
-    before, behind = [known or Moments.empty(length)], [Moments.empty(length)]
+    nothing = NormalPixels.of_none(detector.length)
+    before, behind = [known or nothing], [nothing]
     for index in indexes:
         before.append(before[-1].merge(parts[index]))
     for index in reversed(indexes):
         behind.append(behind[-1].merge(parts[index]))
     behind.reverse()
-    if _rank(before[-1]) < length:
+    if _rank(before[-1].moments) < detector.length:
         return {}
     ratios: dict[int, float] = {}
     for place, index in enumerate(indexes):
         rest = before[place].merge(behind[place + 1])
-        if rest.count > length:
-            ratios[index] = _mean_square(fit_ledoit_wolf(rest), parts[index]) / length
+        if rest.moments.count > detector.length:
+            ratios[index] = _mean_square(detector.gaussian_of(rest), parts[index].moments) / detector.length
     limit = max(_CONTAMINATED, 3.0 * float(np.median(list(ratios.values())))) if len(ratios) > 2 else _CONTAMINATED
     return {index: ratio for index, ratio in ratios.items() if ratio > limit}
 

@@ -31,7 +31,7 @@ def describe_model(path: Path) -> dict[str, Any]:
         "band_indexes": list(model.band_indexes),
         "dtype": header["bands"].get("dtype"),
         "pixel_size_m": header.get("pixel_size_m"),
-        "normal_pixels": None if model.moments is None else model.moments.count,
+        "normal_pixels": None if model.normal is None else model.normal.moments.count,
         "held_out_pixels": calibration.count,
         "false_alarm_rate": calibration.false_alarm_rate,
         "threshold_distance": calibration.threshold,

@@ -16,6 +16,7 @@ from asd_cli.data.known import KnownTiles
 from asd_cli.data.tiles import TileSet
 from asd_cli.density.calibration import Calibration
 from asd_cli.density.moments import Moments
+from asd_cli.density.normal import NormalPixels
 from asd_cli.errors import AsdError, ModelFileError, RasterError
 from asd_cli.methods.base import DescriptorDetector, Detector
 from asd_cli.methods.registry import method_class
@@ -29,13 +30,13 @@ from asd_cli.workflows.stages import StageClock
 
 @dataclass(frozen=True)
 class Model:
-    """Everything that scoring needs. `moments` are those of the normal descriptors, where the method has some; `tiles`
-    those that the networks are trained on."""
+    """Everything that scoring needs. `normal` is what is known of normal pixels, where the method has descriptors of
+    them; `tiles` are those that the networks are trained on."""
 
     header: dict[str, Any]
     detector: Detector
     calibration: Calibration
-    moments: Moments | None
+    normal: NormalPixels | None
     tiles: KnownTiles
     path: Path
     sha256: str = ""
@@ -97,8 +98,8 @@ class Model:
             "calibration": self.calibration.to_arrays(),
             "tiles": self.tiles.to_arrays(),
         }
-        if self.moments is not None:
-            parts["moments"] = moments_arrays(self.moments)
+        if self.normal is not None:
+            parts["moments"] = normal_arrays(self.normal)
         with StagedFiles(overwrite=overwrite) as staged:
             temporary = staged.stage(self.path)
             write_model(temporary, self.header, parts)
@@ -120,45 +121,52 @@ def load_model(path: Path) -> Model:
             header["bands"]["count"], header["config"], file.part("method")
         )
         calibration = Calibration.from_arrays(file.part("calibration"))
-        moments = _moments_of(detector, file.part("moments"))
+        normal = _normal_of(detector, file.part("moments"))
         tiles = KnownTiles.from_arrays(file.part("tiles"))
     except AsdError as error:
         raise ModelFileError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelFileError(f"{path}: the model file does not describe a usable model ({error})") from error
-    return Model(header, detector, calibration, moments, tiles, path, file.sha256)
+    return Model(header, detector, calibration, normal, tiles, path, file.sha256)
 
 
-def _moments_of(detector: Detector, arrays: Mapping[str, NDArray[Any]]) -> Moments | None:
+def _normal_of(detector: Detector, arrays: Mapping[str, NDArray[Any]]) -> NormalPixels | None:
     if not arrays:
         return None
-    moments = moments_from(arrays)
-    if isinstance(detector, DescriptorDetector) and len(moments.mean) != detector.length:
-        raise ValueError(f"moments of {len(moments.mean)} numbers for descriptors of {detector.length}")
-    return moments
+    normal = normal_from(arrays)
+    length = len(normal.moments.mean)
+    if isinstance(detector, DescriptorDetector) and length != detector.length:
+        raise ValueError(f"moments of {length} numbers for descriptors of {detector.length}")
+    return normal
 
 
-def moments_arrays(moments: Moments) -> dict[str, NDArray[Any]]:
-    """Moments as float64 arrays (the count as int64)."""
+def normal_arrays(normal: NormalPixels) -> dict[str, NDArray[Any]]:
+    """Normal pixels as float64 arrays (the count as int64)."""
+    moments = normal.moments
     return {
         "count": np.array(moments.count, np.int64),
         "mean": moments.mean,
         "second": moments.second,
         "third": moments.third,
         "fourth": np.array(moments.fourth, np.float64),
+        "within": normal.within,
+        "tiles": np.array(normal.tiles, np.int64),
     }
 
 
-def moments_from(arrays: Mapping[str, NDArray[Any]]) -> Moments:
-    """What `moments_arrays` gave.
+def normal_from(arrays: Mapping[str, NDArray[Any]]) -> NormalPixels:
+    """What `normal_arrays` gave; without ``within`` and ``tiles``, as earlier versions wrote it, all pixels are
+    taken to be of one tile.
 
     Raises:
         ValueError: shapes do not belong together.
     """
     mean, second, third = (np.array(arrays[name], np.float64) for name in ("mean", "second", "third"))
-    if not (mean.ndim == 1 and second.shape == (len(mean), len(mean)) and third.shape == mean.shape):
+    within = np.array(arrays.get("within", second), np.float64)
+    square = (len(mean), len(mean)) if mean.ndim == 1 else None
+    if not (second.shape == within.shape == square and third.shape == mean.shape):
         raise ValueError("moments of different lengths")
-    count = int(arrays["count"])
-    if count < 2:
-        raise ValueError(f"moments of {count} pixels")
-    return Moments(count, mean, second, third, float(arrays["fourth"]))
+    count, tiles = int(arrays["count"]), int(arrays.get("tiles", 1))
+    if count < 2 or tiles < 1:
+        raise ValueError(f"moments of {count} pixels in {tiles} tiles")
+    return NormalPixels(Moments(count, mean, second, third, float(arrays["fourth"])), within, tiles)

@@ -17,7 +17,7 @@ from asd_cli.data.known import KnownTiles
 from asd_cli.data.pieces import Survey, survey_tiles
 from asd_cli.data.scaling import Scaling
 from asd_cli.data.tiles import TileSet
-from asd_cli.density.moments import Moments
+from asd_cli.density.normal import NormalPixels
 from asd_cli.errors import InputError, OutputError
 from asd_cli.methods.base import DescriptorDetector, Detector, MemoryDetector
 from asd_cli.methods.recipe import TrainingPlan
@@ -36,7 +36,6 @@ from asd_cli.workflows.fitting import (
     robust_limit,
     suspicious_tiles,
     tile_normals,
-    together,
 )
 from asd_cli.workflows.models import Model
 from asd_cli.workflows.ranks import Ranks, joined
@@ -257,9 +256,9 @@ def _finish(job: _Job, steps: int) -> tuple[Model, HeldOutFigures]:
     """Gaussian or memory, where the method has one, calibration and header of a trained detector."""
     options, tiles, survey = job.options, job.tiles, job.survey
     known = KnownTiles.of(survey) if steps else KnownTiles.none()
-    moments = None
+    normal = None
     if isinstance(job.detector, DescriptorDetector):
-        moments, held_out = _fit(job.detector, job, known)
+        normal, held_out = _fit(job.detector, job, known)
     else:
         held_out = blind(job.detector, survey, {}, known)
     if isinstance(job.detector, MemoryDetector):
@@ -294,18 +293,18 @@ def _finish(job: _Job, steps: int) -> tuple[Model, HeldOutFigures]:
         },
         held_out=figures.for_header(),
     )
-    return Model(header, job.detector.cpu(), calibration, moments, known, options.output), figures
+    return Model(header, job.detector.cpu(), calibration, normal, known, options.output), figures
 
 
-def _fit(detector: DescriptorDetector, job: _Job, known: KnownTiles) -> tuple[Moments, list[Blind]]:
-    """Fit what the detector knows of normal pixels; the moments that the Gaussian comes from, and what judges the
-    held-out pieces."""
-    given = (detector, job.tiles, job.survey.training, job.device, job.options.seed)
+def _fit(detector: DescriptorDetector, job: _Job, known: KnownTiles) -> tuple[NormalPixels, list[Blind]]:
+    """Fit the Gaussian; the normal pixels that it comes from, and what judges the held-out pieces."""
+    given = (detector, job.tiles, job.survey.training, job.device)
     parts = tile_normals(*given, lambda count: None)
-    normal = together(detector, parts.values())
+    normal = NormalPixels.of_all(detector.length, parts.values())
     if job.options.unlabelled and normal.moments.count > 1:
-        parts = tile_normals(*given, lambda count: None, within=robust_limit(*given, normal.moments))
-        normal = together(detector, parts.values())
+        limit = robust_limit(*given, job.options.seed, normal)
+        parts = tile_normals(*given, lambda count: None, within=limit)
+        normal = NormalPixels.of_all(detector.length, parts.values())
     fit_normal(detector, normal)
-    warn_of_suspicious(suspicious_tiles({tile: part.moments for tile, part in parts.items()}), job.tiles)
-    return normal.moments, blind(detector, job.survey, parts, known)
+    warn_of_suspicious(suspicious_tiles(detector, parts), job.tiles)
+    return normal, blind(detector, job.survey, parts, known)

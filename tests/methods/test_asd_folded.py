@@ -163,21 +163,16 @@ from torch import nn
 from asd_cli.nn.fused import HiddenWeights, fused_hidden_layer
 
 torch.manual_seed(0)
-cases = [(2, 1, 4, 5, 2, 128, 1), (1, 2, 2, 20, 3, 128, 1), (1, 1, 1, 1, 1, 128, 1), (2, 2, 2, 1, 2, 32, 3)]
-for bands, stride, dilation, outs, kernel, width, groups in cases:
-    first = nn.Conv2d(16 * groups, width * groups, kernel, groups=groups)
-    last = nn.Conv2d(width * groups, outs, 1, bias=False)
-    x = torch.randn(bands, 16 * groups, 20, 33).half().contiguous(memory_format=torch.channels_last)
+cases = [(2, 1, 4, 5, 2, 128), (1, 2, 2, 20, 3, 128), (1, 1, 1, 1, 1, 128), (2, 2, 2, 16, 2, 32)]
+for bands, stride, dilation, outs, kernel, width in cases:
+    first, last = nn.Conv2d(16, width, kernel), nn.Conv2d(width, outs, 1, bias=False)
+    x = torch.randn(bands, 16, 20, 33).half().contiguous(memory_format=torch.channels_last)
     steps = {"stride": stride, "dilation": dilation}
     with torch.no_grad():
-        hidden = F.relu(F.conv2d(x.float(), first.weight, first.bias, groups=groups, **steps))
-        expected = last(hidden).movedim(1, -1)
-        found = None
-        for part, weights in zip(x.chunk(groups, dim=1), HiddenWeights.of(first, last), strict=True):
-            before = found
-            found = fused_hidden_layer(part, weights, added=found, **steps)
+        expected = last(F.relu(F.conv2d(x.float(), first.weight, first.bias, **steps))).movedim(1, -1)
+        found = fused_hidden_layer(x, HiddenWeights.of(first, last), **steps)
         added = torch.randn_like(found)
-        norm = fused_hidden_layer(part, weights, added=added if before is None else added + before, norm=True, **steps)
+        norm = fused_hidden_layer(x, HiddenWeights.of(first, last), added=added, norm=True, **steps)
     torch.testing.assert_close(found[..., :outs], expected, rtol=2e-3, atol=2e-3)
     assert (found[..., outs:] == 0).all()
     torch.testing.assert_close(norm, torch.linalg.vector_norm(found + added, dim=-1), rtol=1e-5, atol=1e-5)
@@ -186,16 +181,11 @@ from asd_cli.methods.asd.folded import FoldedEncoder
 from asd_cli.methods.asd.encoder import PyramidEncoder
 from asd_cli.methods.asd.half import HalfScorer
 
-encoders = [PyramidEncoder(2, length=3, scales=(0.5, 1.0, 2.0), hidden=16) for _ in range(2)]
-each = [FoldedEncoder(one, -torch.ones(2), torch.ones(2), torch.zeros(3), torch.eye(3)) for one in encoders]
-x = torch.randn(1, 2, 16 + 2 * each[0].halo, 16 + 2 * each[0].halo)
-joint = FoldedEncoder.summed(each)
-with torch.no_grad():
-    expected = sum(one(x) for one in each)
-    assert not torch.equal(each[0](x), each[1](x))
-    for fused in (False, True):
-        for norm, wanted in ((False, expected), (True, expected.norm(dim=1))):
-            torch.testing.assert_close(HalfScorer(joint, fused=fused, norm=norm)(x), wanted, rtol=5e-3, atol=5e-3)
+encoder = PyramidEncoder(2, length=3, scales=(0.5, 1.0, 2.0), hidden=16)
+folded = FoldedEncoder(encoder, -torch.ones(2), torch.ones(2), torch.zeros(3), torch.eye(3))
+x = torch.randn(1, 2, 16 + 2 * folded.halo, 16 + 2 * folded.halo)
+for fused in (False, True):
+    torch.testing.assert_close(HalfScorer(folded, fused=fused)(x), folded.distances(x), rtol=5e-3, atol=5e-3)
 """
 
 

@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from asd_cli.density.gaussian import Gaussian
+from asd_cli.density.moments import Moments
+from asd_cli.density.normal import NormalPixels
+from asd_cli.density.unseen import fit_for_unseen
 from asd_cli.errors import InputError, ModelFileError
 from asd_cli.methods.asd.evidence import Evidence
 from asd_cli.methods.asd.half import HalfScorer
@@ -40,14 +42,14 @@ def random_method(
     *,
     members: int = 2,
     blur: float = 0.0,
-    memory: int = 20,
+    far: int = 0,
 ) -> LocalisedAsd:
-    """Weights, normalisation, scaling, Gaussian, memory and evidence that no default could stand in for."""
+    """Weights, normalisation, scaling, Gaussian and evidence that no default could stand in for."""
     random = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = {"length": length, "scales": scales, "patch_size": 15, "smoothing": smoothing, "texture": texture}
-        config |= {"members": members, "blur": blur, "memory": memory}
+        config |= {"members": members, "blur": blur, "far": far, "caution": 0.1}
         made = AsdMethod.create(bands, taught="localised", hidden=32, **config)
         assert isinstance(made, LocalisedAsd)
         torch.nn.init.normal_(made.low)
@@ -59,10 +61,10 @@ def random_method(
             torch.nn.init.uniform_(norm.running_var, 0.1, 3.0)
     made.high.copy_(made.low + torch.from_numpy(random.uniform(0.5, 3, bands)))
     factor = random.normal(size=(made.length, made.length))
-    made.set_gaussian(Gaussian(random.normal(size=made.length), factor @ factor.T + np.eye(made.length), 0.0))
-    spread = random.uniform(0.2, 2, made.length)
-    made.remember(random.normal(0.3, spread, (memory, len(spread))).astype(np.float32))
-    made.set_evidence(random.gamma(2.0, 1.0, (5000, 3)).astype(np.float32) + np.float32([0, 0, -2]))
+    tiles = [random.normal(random.normal(size=made.length), 1, (500, made.length)) @ factor for _ in range(3)]
+    normal = NormalPixels.of_all(made.length, [NormalPixels.of_tile(Moments.of(tile)) for tile in tiles])
+    made.set_gaussian(made.gaussian_of(normal))
+    made.set_evidence(random.gamma(2.0, 1.0, (5000, 2)).astype(np.float32))
     return made.eval().requires_grad_(False)
 
 
@@ -81,7 +83,7 @@ def image(made: LocalisedAsd, side: int, seed: int = 0) -> torch.Tensor:
     scales=st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0]), min_size=1, max_size=4, unique=True),
     side=st.sampled_from([16, 32]),
     around=st.tuples(st.sampled_from([0.0, 0.7, 3.0]), st.sampled_from([0, 1, 7, 21, 41])),
-    more=st.tuples(st.integers(1, 3), st.sampled_from([0.0, 0.7, 2.0, 5.0])),
+    more=st.tuples(st.integers(1, 3), st.sampled_from([0.0, 0.7, 2.0, 5.0]), st.sampled_from([0, 8, 40])),
 )
 def test_folded_equals_unfolded(
     seed: int,
@@ -91,63 +93,96 @@ def test_folded_equals_unfolded(
     side: int,
     around: tuple[float, int],
     *,
-    more: tuple[int, float],
+    more: tuple[int, float, int],
 ) -> None:
-    made = random_method(seed, bands, length, tuple(scales), *around, members=more[0], blur=more[1])
+    made = random_method(seed, bands, length, tuple(scales), *around, members=more[0], blur=more[1], far=more[2])
     x = image(made, side, seed)
     signs = made.all_signs(x).numpy()
-    folded = made.folded()
-    for found in (folded(x).numpy(), made.sign_engine(CPU, side)(x.numpy())):
-        np.testing.assert_allclose(found, signs, rtol=1e-5, atol=1e-5 * np.abs(signs).max())
+    for found in (made.folded()(x).numpy(), made.sign_engine(CPU, side)(x.numpy())):
+        np.testing.assert_allclose(found, signs, rtol=1e-4, atol=1e-4 * np.abs(signs).max())
+    descriptors = made.descriptors(x).numpy()
+    assert descriptors.shape == (1, made.length, side, side)
+    found = made.descriptor_engine(CPU, side)(x.numpy())
+    np.testing.assert_allclose(found, descriptors, rtol=1e-4, atol=1e-5 * np.abs(descriptors).max())
     distances = made.distances(x).numpy()
     found = made.distance_engine(CPU, side)(x.numpy())
     assert found.shape == (1, 1, side, side)
     np.testing.assert_allclose(found[:, 0], distances, rtol=1e-5, atol=1e-5 * max(1, distances.max()))
 
 
-def test_smoothed_logits_are_the_mean_of_neighbours() -> None:
-    made = random_method(4, smoothing=1.5)
-    assert (made.halo, made.align) == (
-        random_method(4).halo + 4,
-        4,
-    )  # a reach of 3 px, on the grid of the quarter scale
+def test_signs_are_the_distance_of_surroundings_and_the_mean_one_of_networks() -> None:
+    made = random_method(8, texture=5, blur=1.0, far=8, members=3)
+    x, side = image(made, 16), 16
+    found = made.all_signs(x)[0].numpy()
+    assert found.shape == (2, side, side)
+    descriptors = made.descriptors(x)[0].numpy()
+    surroundings = made.around(made.normalise(F.pad(x, (made.around.margin - made.halo,) * 4)))[0].numpy()
+    np.testing.assert_allclose(descriptors[: 2 * 3 + 4], surroundings, rtol=1e-5, atol=1e-6)
+    apart = descriptors - made.mean.numpy()[:, None, None]
+    norms = []
+    for part in (slice(0, 10), slice(10, 14), slice(14, 18), slice(18, 22)):
+        white = np.einsum("ij,jhw->ihw", made.whitening.numpy()[part, part], apart[part])
+        norms.append(np.linalg.norm(white, axis=0))
+    np.testing.assert_allclose(found[0], norms[0], rtol=1e-4)
+    np.testing.assert_allclose(found[1], np.mean(norms[1:], axis=0), rtol=1e-4)
+
+
+def test_the_distance_of_networks_is_smoothed() -> None:
+    made, rough = random_method(4, smoothing=1.5), random_method(4)
+    # a reach of 3 px, on the grid of the quarter scale
+    assert (made.halo, made.align) == (rough.halo + 4, 4)
     x, side = image(made, 24), 24
-    near = made.normalise(x)
-    logits = torch.stack([member(near) for member in made.members]).mean(dim=0)[0, 0, 1:-1, 1:-1].numpy()
-    assert logits.shape == (side + 6, side + 6)
+    wide = rough.all_signs(x)[0, 1, 1:-1, 1:-1].numpy()
+    assert wide.shape == (side + 6, side + 6)
     kernel = np.exp(-0.5 * (np.arange(-3, 4) / 1.5) ** 2)
     kernel /= kernel.sum()
     expected = np.zeros((side, side))
     for row, of_row in enumerate(kernel):
         for col, of_col in enumerate(kernel):
-            expected += of_row * of_col * logits[row : row + side, col : col + side]
-    np.testing.assert_allclose(made.smoothed_logits(x)[0].numpy(), expected, rtol=1e-4, atol=1e-5)
-    of_one = [made.logits(x, member=index)[0].numpy() for index in range(2)]
-    np.testing.assert_allclose(np.mean(of_one, axis=0), logits[3:-3, 3:-3], rtol=1e-5, atol=1e-6)
-
-
-def test_signs_are_two_distances_of_surroundings_and_the_logit() -> None:
-    made = random_method(8, texture=5, blur=1.0)
-    x, side = image(made, 16), 16
+            expected += of_row * of_col * wide[row : row + side, col : col + side]
     found = made.all_signs(x)[0].numpy()
-    assert found.shape == (3, side, side)
-    margin = made.halo - made.around.margin - made.nearest.margin
-    wide = made.around(made.normalise(F.pad(x, (-margin,) * 4)))
-    around = F.pad(wide, (-made.nearest.margin,) * 4)[0].numpy()
-    np.testing.assert_allclose(made.descriptors(x)[0].numpy(), around, rtol=1e-5, atol=1e-6)
-    white = np.einsum("ij,jhw->ihw", made.whitening.numpy(), around - made.mean.numpy()[:, None, None])
-    np.testing.assert_allclose(found[0], np.linalg.norm(white, axis=0), rtol=1e-4)
-    np.testing.assert_allclose(found[1], made.nearest(wide)[0, 0].numpy(), rtol=1e-6)
-    np.testing.assert_allclose(found[2], made.smoothed_logits(x)[0].numpy(), rtol=1e-6)
+    np.testing.assert_allclose(found[1], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[0], rough.all_signs(x[..., 4:-4, 4:-4])[0, 0].numpy(), rtol=1e-5)
 
 
-def test_half_precision_gives_the_same_logits_but_for_rounding() -> None:
+def test_parts_are_fitted_apart() -> None:
+    made = random_method(2, members=2, texture=5)
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(900, made.length)) @ random.normal(size=(made.length, made.length))
+    normal = NormalPixels.of_tile(Moments.of(rows[:500])).merge(NormalPixels.of_tile(Moments.of(rows[500:])))
+    gaussian = made.gaussian_of(normal)
+    sizes = [3 + 4, 4, 4]
+    expected = fit_for_unseen(normal, sizes, caution=0.1)
+    np.testing.assert_array_equal(gaussian.covariance, expected.covariance)
+    assert np.count_nonzero(gaussian.covariance) == sum(size**2 for size in sizes)
+
+
+def test_a_part_of_the_networks_knows_its_share_of_the_gaussian() -> None:
+    made = random_method(3, members=3, far=8)
+    x = image(made, 16)
+    part = made.part([2, 0], None)
+    assert (part.networks, part.length, part.config()["members"]) == (2, 6 + 2 * 4, 2)
+    descriptors = made.descriptors(x)
+    of_part = torch.cat([descriptors[:, :6], descriptors[:, 14:18], descriptors[:, 6:10]], dim=1)
+    torch.testing.assert_close(part.descriptors(x), of_part)
+    torch.testing.assert_close(part.all_signs(x)[:, 0], made.all_signs(x)[:, 0])
+    each = [made.part([number], None).all_signs(x)[:, 1] for number in range(3)]
+    torch.testing.assert_close(part.all_signs(x)[:, 1], (each[2] + each[0]) / 2)
+    rows = np.random.default_rng(0).normal(size=(300, made.length))
+    normal = NormalPixels.of_tile(Moments.of(rows))
+    refitted = made.part([1], normal)
+    np.testing.assert_allclose(refitted.mean.numpy(), np.r_[rows.mean(0)[:6], rows.mean(0)[10:14]], rtol=1e-5)
+    assert made.networks == 3
+    assert not torch.equal(made.mean[:6], refitted.mean[:6])
+
+
+def test_half_precision_gives_the_same_distances_but_for_rounding() -> None:
     made = random_method(3, members=3)
     x = image(made, 32)
-    found = HalfScorer(made.folded().encoder, fused=False, norm=False)(x)[:, 0]
-    expected = made.smoothed_logits(x)
+    expected = made.all_signs(x)[:, 1]
+    found = torch.stack([HalfScorer(e, fused=False)(x) for e in made.folded()._folded]).mean(dim=0)
     assert found.shape == expected.shape
-    assert float((found - expected).abs().max()) < 0.02 * float(expected.std() + expected.abs().max())
+    assert float((found - expected).abs().max()) < 0.02 * float(expected.max())
 
 
 def naive_evidence(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -170,8 +205,8 @@ def test_evidence_is_the_sum_of_minus_log_p() -> None:
 def test_evidence_grows_with_every_sign_and_is_linear_far_out() -> None:
     made = random_method(1)
     values = torch.linspace(-20, 200, 4001)
-    for index in range(3):
-        signs = torch.zeros(1, 3, 1, 4001)
+    for index in range(2):
+        signs = torch.zeros(1, 2, 1, 4001)
         signs[0, index, 0] = values
         found = made.evidence(signs)[0, 0]
         assert float(found.diff().min()) >= -1e-4
@@ -223,13 +258,13 @@ def test_evidence_counts_pixels_of_one_value_at_the_next_step() -> None:
 
 
 def test_the_weights_are_those_of_the_configuration() -> None:
-    rows = np.random.default_rng(0).gamma(2.0, 1.0, (5000, 3)).astype(np.float32)
+    rows = np.random.default_rng(0).gamma(2.0, 1.0, (5000, 2)).astype(np.float32)
     slopes = []
-    for weights in ((0.5, 1.0, 1.0), (0.5, 0.0, 0.25)):
+    for weights in ((0.5, 1.0), (1.0, 0.25)):
         made = LocalisedAsd.create(2, length=4, scales=(1.0,), patch_size=15, weights=weights)
         made.set_evidence(rows)
         slopes.append(made.evidence.slopes)
-    torch.testing.assert_close(slopes[1], slopes[0] * torch.tensor([[1.0], [0.0], [0.25]]))
+    torch.testing.assert_close(slopes[1], slopes[0] * torch.tensor([[2.0], [0.25]]))
 
 
 def batch(made: LocalisedAsd, seed: int) -> TrainingBatch:
@@ -265,7 +300,7 @@ def test_it_learns_to_tell_what_was_changed() -> None:
     new = batch(made, 99)
     assert new.changed is not None
     with torch.inference_mode():
-        logits = made.eval().smoothed_logits(new.virtual)
+        logits = made.eval().logits(new.virtual, member=0)
     assert roc_auc_score(new.changed.flatten(), logits.flatten()) > 0.9
 
 
@@ -283,10 +318,10 @@ def test_members_take_turns() -> None:
 def test_held_out_pixels_are_shown_to_the_network_that_lacks_them() -> None:
     made = random_method(6, bands=2, scales=(1.0,), members=3)
     given_ = replace(batch(made, 1), network=2)
-    expected = F.softplus(made.smoothed_logits(given_.image, [2])[given_.mask]).mean()
+    expected = F.softplus(made.logits(given_.image, member=2)[given_.mask]).mean()
     found = made.objective(TrainOptions(), warmup_epochs=0).review(1, [], [given_])["held_out"]
     assert found == pytest.approx(float(expected), rel=1e-5)
-    assert found != pytest.approx(float(F.softplus(made.smoothed_logits(given_.image)[given_.mask]).mean()), rel=1e-3)
+    assert found != pytest.approx(float(F.softplus(made.logits(given_.image, member=1)[given_.mask]).mean()), rel=1e-3)
 
 
 def test_members_start_from_other_weights() -> None:
@@ -319,10 +354,15 @@ def test_a_batch_without_changes_or_without_normal_pixels_is_no_trouble() -> Non
 
 
 def test_restore_gives_back_the_same_method() -> None:
-    made = random_method(2, smoothing=2.0, texture=9, blur=1.5)
+    made = random_method(2, smoothing=2.0, texture=9, blur=1.5, far=24)
     again = AsdMethod.restore(3, made.config(), made.arrays()).eval()
     assert isinstance(again, EvidenceDetector)
-    assert (again.config(), again.halo, again.align, again.length) == (made.config(), made.halo, made.align, 7)
+    assert (again.config(), again.halo, again.align, again.length) == (
+        made.config(),
+        made.halo,
+        made.align,
+        3 + 3 + 4 + 2 * 4,
+    )
     x = image(made, 16)
     assert torch.equal(made.distances(x), again.distances(x))
 
@@ -342,10 +382,6 @@ def test_restore_refuses_what_cannot_be() -> None:
         broken = {**arrays, name: np.ascontiguousarray(arrays[name] * 0 + wrong, np.float32)}
         with pytest.raises(ModelFileError, match="the evidence are damaged"):
             AsdMethod.restore(3, made.config(), broken)
-    for name, wrong in (("nearest.scale", 0.0), ("nearest.scale", 1e30), ("nearest.rows", 1e30)):
-        broken = {**arrays, name: np.full_like(arrays[name], wrong)}
-        with pytest.raises(ModelFileError, match=rf"tensor {name} is damaged"):
-            AsdMethod.restore(3, made.config(), broken)
 
 
 def test_restore_refuses_a_configuration_that_cannot_be() -> None:
@@ -363,11 +399,14 @@ def test_restore_refuses_a_configuration_that_cannot_be() -> None:
         for value in (-1, 33, math.nan, "2", True):
             with pytest.raises(ValueError, match=rf"{name} {value} is not within 0\.\.32"):
                 AsdMethod.restore(3, {**made.config(), name: value}, arrays)
-    for memory in (0, 4097, 2.0, True):
-        with pytest.raises(ValueError, match=rf"memory {memory} is not within 1\.\.4096"):
-            AsdMethod.restore(3, {**made.config(), "memory": memory}, arrays)
-    for weights in ((0, 1, 1), (0.5, -1, 1), (0.5, 1, 2), (0.5, 1, math.nan), (1, 1), "111", (1, True, 1)):
-        with pytest.raises(ValueError, match=r"weights .* are not 3 numbers within 0\.\.1"):
+    for caution in (-0.1, 1.5, math.nan, True, "0"):
+        with pytest.raises(ValueError, match=rf"caution {caution} is not within 0\.\.1"):
+            AsdMethod.restore(3, {**made.config(), "caution": caution}, arrays)
+    for far in (-8, 4, 16, 256, 8.0, True):
+        with pytest.raises(ValueError, match=rf"far {far} is not 0 or an odd number of 8 up to 248"):
+            AsdMethod.restore(3, {**made.config(), "far": far}, arrays)
+    for weights in ((0, 1), (0.5, -1), (0.5, 2), (0.5, math.nan), (1, 1, 1), "11", (1, True)):
+        with pytest.raises(ValueError, match=r"weights .* are not 2 numbers within 0\.\.1"):
             AsdMethod.restore(3, {**made.config(), "weights": weights}, arrays)
     for texture in (-1, 2, 65, 3.0, True):
         with pytest.raises(ValueError, match=rf"texture {texture} is not 0 or an odd number up to 63"):
@@ -375,21 +414,21 @@ def test_restore_refuses_a_configuration_that_cannot_be() -> None:
 
 
 def test_fewer_steps_than_networks_are_worth_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    AsdMethod.plan(TrainOptions(steps=3))
+    AsdMethod.plan(TrainOptions(steps=2))
     AsdMethod.plan(TrainOptions(steps=1, unlabelled=True))
     assert not caplog.records
-    AsdMethod.plan(TrainOptions(steps=2))
-    assert "--steps 2: too few for each of the 3 networks" in caplog.text
+    AsdMethod.plan(TrainOptions(steps=1))
+    assert "--steps 1: too few for each of the 2 networks" in caplog.text
 
 
 def test_the_default_recipe_is_taught_so() -> None:
     plan = AsdMethod.plan(TrainOptions(length=7))
     pyramid = {"length": 7, "scales": (0.25, 0.5, 1.0, 2.0), "patch_size": 15}
-    around = {"smoothing": 4.0, "blur": 2.0, "texture": 21, "memory": 512, "weights": (0.5, 0.25, 1.0)}
-    assert plan.config == {"taught": "localised", **pyramid, "hidden": 32, "members": 3, **around}
+    around = {"smoothing": 4.0, "blur": 1.0, "far": 72, "texture": 21, "caution": 0.6, "weights": (1.0, 0.25)}
+    assert plan.config == {"taught": "localised", **pyramid, "hidden": 32, "members": 2, **around}
     without_labels = AsdMethod.plan(TrainOptions(length=7, unlabelled=True)).config
-    assert without_labels == {**plan.config, "weights": (0.5, 0.25, 0.25), "members": 1, "blur": 0.0}
-    assert cast(int, plan.recipe.steps_per_epoch) == 3 * cast(int, RECIPES["standard"].steps_per_epoch)
+    assert without_labels == {**plan.config, "members": 1, "blur": 0.0, "far": 0, "caution": 0.01}
+    assert cast(int, plan.recipe.steps_per_epoch) == 2 * cast(int, RECIPES["standard"].steps_per_epoch)
     assert plan.facts == {"virtual_anomalies": plan.recipe.amplitudes.as_json()}
     for options in (TrainOptions(without=("compact",)), TrainOptions(loss_form="paper")):
         with pytest.raises(InputError, match="--without and --loss-form change the paper's losses; add --recipe quick"):

@@ -20,7 +20,7 @@ def test_a_constant_is_copied_once_and_serves_training_too() -> None:
     assert not first.is_inference()
 
 
-@pytest.mark.parametrize("made", [Surroundings(1, 9), GaussianSmoothing(1.5)])
+@pytest.mark.parametrize("made", [Surroundings(1, 9, blur=1.0, far=24), GaussianSmoothing(1.5)])
 def test_a_second_call_takes_nothing_from_the_host(
     made: Surroundings | GaussianSmoothing, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Surroundings against a naive twin, and where it is the same."""
+"""Surroundings: what they are made of, and where they are the same."""
 
 from __future__ import annotations
 
@@ -7,72 +7,60 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from asd_cli.nn.far_means import FarMeans
 from asd_cli.nn.onnx_graph import OnnxGraph
 from asd_cli.nn.surroundings import Surroundings
+from asd_cli.nn.texture import Texture
 
 
-def naive(image: np.ndarray, side: int, row: int, col: int, factor: int) -> float:
-    """Mean over the square around a pixel of g / (g + 0.05) at one scale, pixel by pixel."""
-    mean = image.mean(axis=0, dtype=np.float64)
-    cells = mean.reshape(mean.shape[0] // factor, factor, mean.shape[1] // factor, factor).mean(axis=(1, 3))
-    total = 0.0
-    for i in range(row - side // 2, row + side // 2 + 1):
-        for j in range(col - side // 2, col + side // 2 + 1):
-            a, b = i // factor, j // factor
-            near = cells[a - 1 : a + 2, b - 1 : b + 2]
-            across, down = (near[:, 2] - near[:, 0]).sum() / 3, (near[2] - near[0]).sum() / 3
-            total += (across**2 + down**2) / (across**2 + down**2 + 0.05)
-    return total / side**2
-
-
-@pytest.mark.parametrize("side", [1, 5, 21])
-def test_it_is_the_mean_roughness_of_a_square(side: int) -> None:
-    around, random = Surroundings(3, side), np.random.default_rng(0)
-    x = random.normal(0, 0.5, (3, 32 + 2 * around.margin, 24 + 2 * around.margin)).astype(np.float32)
-    found = around(torch.from_numpy(x)[None])[0].numpy()
-    m = around.margin
-    assert found.shape == (7, 32, 24)
-    np.testing.assert_array_equal(found[:3], x[:, m:-m, m:-m])
-    for row, col in [(0, 0), (31, 23), (13, 7), (16, 8)]:
-        for place, factor in enumerate((1, 2, 4, 8)):
-            assert found[3 + place, row, col] == pytest.approx(naive(x, side, row + m, col + m, factor), rel=1e-4)
+def pixels(around: Surroundings, bands: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    shape = (bands, height + 2 * around.margin, width + 2 * around.margin)
+    return np.random.default_rng(seed).normal(0, 0.5, shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("side", [0, 9])
+@pytest.mark.parametrize("far", [0, 24])
 @pytest.mark.parametrize("blur", [0.7, 2.0])
-def test_each_band_is_smoothed_apart(side: int, blur: float) -> None:
-    around, random = Surroundings(3, side, blur=blur), np.random.default_rng(4)
-    m = around.margin
-    x = random.normal(0, 0.5, (3, 16 + 2 * m, 24 + 2 * m)).astype(np.float32)
+def test_each_part_follows_the_one_before(side: int, far: int, blur: float) -> None:
+    around = Surroundings(3, side, blur=blur, far=far)
+    m, x = around.margin, pixels(around, 3, 16, 24)
     found = around(torch.from_numpy(x)[None])[0].numpy()
-    assert found.shape == (3 + (4 if side else 0), 16, 24)
+    assert found.shape == (around.channels, 16, 24)
     radius = int(np.ceil(2 * blur))
     for band in range(3):
         expected = gaussian_filter(x[band].astype(np.float64), blur, radius=radius)[m:-m, m:-m]
         np.testing.assert_allclose(found[band], expected, rtol=1e-4, atol=1e-6)
+    rest = found[3:]
+    for part in [*([FarMeans(far)] if far else []), *([Texture(3, side)] if side else [])]:
+        spare = m - part.margin
+        inner = x[:, spare : x.shape[1] - spare, spare : x.shape[2] - spare]
+        expected = part(torch.from_numpy(inner)[None])[0].numpy()
+        np.testing.assert_allclose(rest[: len(expected)], expected, rtol=1e-5, atol=1e-6)
+        rest = rest[len(expected) :]
+    assert not len(rest)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 13), (40, 33)])
 def test_any_size_and_the_same_in_every_piece_on_the_grid(shape: tuple[int, int]) -> None:
-    around, random = Surroundings(2, 21), np.random.default_rng(1)
-    m, (height, width) = around.margin, shape
-    whole = torch.from_numpy(random.normal(0, 1, (1, 2, 48 + 2 * m, 48 + 2 * m)).astype(np.float32))
-    piece = whole[..., 8 : 8 + height + 2 * m, : width + 2 * m]
-    found = around(piece)
-    assert found.shape == (1, 6, height, width)
+    around, (height, width) = Surroundings(2, 21, blur=1.0, far=40), shape
+    m = around.margin
+    whole = torch.from_numpy(pixels(around, 2, 48, 48, seed=1))[None]
+    found = around(whole[..., 8 : 8 + height + 2 * m, : width + 2 * m])
+    assert found.shape == (1, 8, height, width)
     torch.testing.assert_close(found, around(whole)[..., 8 : 8 + height, :width], rtol=1e-5, atol=1e-6)
 
 
-def test_as_nodes() -> None:
-    around, random = Surroundings(5, 9), np.random.default_rng(2)
-    x = random.normal(0, 1, (2, 5, 21 + 2 * around.margin, 16 + 2 * around.margin)).astype(np.float32)
+@pytest.mark.parametrize(("side", "far"), [(9, 24), (9, 0), (0, 24), (0, 0)])
+def test_as_nodes(side: int, far: int) -> None:
+    around = Surroundings(5, side, blur=1.0, far=far)
+    x = np.stack([pixels(around, 5, 21, 16, seed=seed) for seed in (2, 3)])
     graph = OnnxGraph()
     session = graph.session(around.add_to(graph, "x"), x.shape)
     expected = around(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_side_of_0_leaves_the_bands_alone() -> None:
+def test_without_anything_around_the_bands_stay_alone() -> None:
     around, x = Surroundings(3, 0), torch.rand(1, 3, 4, 5)
     assert (around.channels, around.margin, around.align) == (3, 0, 1)
     assert torch.equal(around(x), x)

@@ -71,8 +71,8 @@ def test_a_new_fit_equals_scikit_learn(options: FitGaussianOptions, collected: C
     values = np.concatenate(collected).astype(np.float64)
     theirs = LedoitWolf().fit(values)
     model = load_model(options.output)
-    assert model.moments is not None
-    mine = fit_ledoit_wolf(model.moments)
+    assert model.normal is not None
+    mine = fit_ledoit_wolf(model.normal.moments)
     np.testing.assert_allclose(mine.mean, theirs.location_, rtol=1e-8)
     scale = np.abs(theirs.covariance_).max()
     np.testing.assert_allclose(mine.covariance, theirs.covariance_, rtol=1e-8, atol=1e-8 * scale)
@@ -114,10 +114,10 @@ def test_updating_equals_fitting_both_sets_at_once(
     report = fit_gaussian(second)
     both = np.concatenate(collected).astype(np.float64)
     model = load_model(second.output)
-    assert model.moments is not None
-    assert_moments_equal(model.moments, Moments.of(both))
+    assert model.normal is not None
+    assert_moments_equal(model.normal.moments, Moments.of(both))
     theirs = LedoitWolf().fit(both)
-    mine = fit_ledoit_wolf(model.moments)
+    mine = fit_ledoit_wolf(model.normal.moments)
     scale = np.abs(theirs.covariance_).max()
     np.testing.assert_allclose(mine.covariance, theirs.covariance_, rtol=1e-9, atol=1e-9 * scale)
     expected = np.linalg.inv(np.linalg.cholesky(theirs.covariance_)).astype(np.float32)

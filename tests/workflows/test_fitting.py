@@ -20,7 +20,7 @@ from asd_cli.options import TileOptions
 from asd_cli.raster.windows import Window
 from asd_cli.workflows.blind import blind
 from asd_cli.workflows.calibrating import calibrate
-from asd_cli.workflows.fitting import fit_normal, suspicious_tiles, tile_normals, together
+from asd_cli.workflows.fitting import fit_normal, suspicious_tiles, tile_normals
 from asd_cli.workflows.models import Model, load_model
 from asd_cli.workflows.tilesets import open_tiles
 
@@ -36,13 +36,20 @@ def nothing(count: int) -> None:
     pass
 
 
-def normal(moments: Moments) -> NormalPixels:
-    return NormalPixels(moments, np.empty((0, 0), np.float32))
+def tile(values: np.ndarray) -> NormalPixels:
+    return NormalPixels.of_tile(Moments.of(values))
 
 
-def gaussian_parts(count: int, length: int = 3, size: int = 500) -> dict[int, Moments]:
+def gaussian_parts(count: int, length: int = 5, size: int = 500) -> dict[int, NormalPixels]:
     random = np.random.default_rng(0)
-    return {index: Moments.of(random.normal(size=(size, length))) for index in range(count)}
+    return {index: tile(random.normal(size=(size, length))) for index in range(count)}
+
+
+@pytest.fixture
+def detector(model: Model) -> DescriptorDetector:
+    """Its descriptors have 5 numbers."""
+    assert isinstance(model.detector, DescriptorDetector)
+    return model.detector
 
 
 def test_the_size_of_the_pieces_makes_no_difference(model: Model, tiny_tiles: Path) -> None:
@@ -51,9 +58,9 @@ def test_the_size_of_the_pieces_makes_no_difference(model: Model, tiny_tiles: Pa
     for crop in (1024, 34):
         survey = survey_tiles(tiles, crop=crop, halo=16, holdout=0.2, seed=0)
         assert isinstance(model.detector, DescriptorDetector)
-        parts = tile_normals(model.detector, tiles, survey.training, CPU, 0, nothing)
+        parts = tile_normals(model.detector, tiles, survey.training, CPU, nothing)
         assert sorted(parts) == sorted({piece.tile for piece in survey.training})
-        found.append(together(model.detector, parts.values()).moments)
+        found.append(reduce(NormalPixels.merge, parts.values()).moments)
     assert found[0].count == found[1].count
     np.testing.assert_allclose(found[0].mean, found[1].mean, rtol=1e-5)
     np.testing.assert_allclose(found[0].covariance, found[1].covariance, rtol=1e-4, atol=1e-6)
@@ -61,45 +68,55 @@ def test_the_size_of_the_pieces_makes_no_difference(model: Model, tiny_tiles: Pa
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_pixels_to_fit(model: Model, count: int) -> None:
-    moments = Moments.of(np.ones((count, 5)))
     with pytest.raises(
         TrainingError, match=rf"{count} normal pixel\(s\) to fit the Gaussian on; at least 2 are needed"
     ):
-        fit_normal(model.detector, normal(moments))
+        fit_normal(model.detector, tile(np.ones((count, 5))))
 
 
 def test_descriptors_that_are_not_finite(model: Model) -> None:
     with np.errstate(invalid="ignore"):
-        moments = Moments.of(np.array([[1, 2, 3, 4, np.nan]] * 9))
+        normal = tile(np.array([[1, 2, 3, 4, np.nan]] * 9))
     with pytest.raises(TrainingError, match="the descriptors are not finite; check the tiles for odd values"):
-        fit_normal(model.detector, normal(moments))
+        fit_normal(model.detector, normal)
 
 
-def test_an_odd_tile_is_found_among_many_and_its_ratio_is_the_mean_square() -> None:
+def test_what_makes_a_gaussian_shaky(detector: DescriptorDetector, caplog: pytest.LogCaptureFixture) -> None:
+    values = np.random.default_rng(0).normal(size=(749, 5))
+    fit_normal(detector, tile(np.concatenate([values, values[:1]])))
+    assert not caplog.records
+    fit_normal(detector, tile(values))
+    assert "the Gaussian of 5 numbers rests on 749 pixels only; 750 or more are advisable" in caplog.text
+    values[:, 4] = values[:, 3]
+    fit_normal(detector, tile(np.concatenate([values, values])))
+    assert "the covariance of the descriptors has rank 4 of 5" in caplog.text
+
+
+def test_an_odd_tile_is_found_among_many_and_its_ratio_is_the_mean_square(detector: DescriptorDetector) -> None:
     parts = gaussian_parts(6)
-    odd = np.random.default_rng(1).normal(4, 1, (300, 3))
-    parts[9] = Moments.of(odd)
-    found = suspicious_tiles(parts)
+    odd = np.random.default_rng(1).normal(4, 1, (300, 5))
+    parts[9] = tile(odd)
+    found = suspicious_tiles(detector, parts)
     assert list(found) == [9]
-    rest = fit_ledoit_wolf(reduce(Moments.merge, [parts[i] for i in range(6)]))
-    assert found[9] == pytest.approx(float((rest.distance(odd) ** 2).mean()) / 3, rel=1e-9)
+    rest = fit_ledoit_wolf(reduce(NormalPixels.merge, [parts[i] for i in range(6)]).moments)
+    assert found[9] == pytest.approx(float((rest.distance(odd) ** 2).mean()) / 5, rel=1e-9)
 
 
-def test_like_tiles_pass_and_a_single_one_tells_nothing() -> None:
-    assert suspicious_tiles(gaussian_parts(5)) == {}
-    assert suspicious_tiles(gaussian_parts(1)) == {}
+def test_like_tiles_pass_and_a_single_one_tells_nothing(detector: DescriptorDetector) -> None:
+    assert suspicious_tiles(detector, gaussian_parts(5)) == {}
+    assert suspicious_tiles(detector, gaussian_parts(1)) == {}
 
 
-def test_a_tile_is_compared_with_what_the_model_knew() -> None:
-    known = reduce(Moments.merge, gaussian_parts(4).values())
-    odd = {0: Moments.of(np.random.default_rng(1).normal(9, 1, (300, 3)))}
-    assert list(suspicious_tiles(odd, known)) == [0]
-    assert suspicious_tiles(gaussian_parts(1), known) == {}
+def test_a_tile_is_compared_with_what_the_model_knew(detector: DescriptorDetector) -> None:
+    known = reduce(NormalPixels.merge, gaussian_parts(4).values())
+    odd = {0: tile(np.random.default_rng(1).normal(9, 1, (300, 5)))}
+    assert list(suspicious_tiles(detector, odd, known)) == [0]
+    assert suspicious_tiles(detector, gaussian_parts(1), known) == {}
 
 
-def test_a_covariance_without_rank_tells_nothing_of_tiles() -> None:
-    flat = {index: Moments.of(np.tile([1.0, 2.0, 3.0], (50, 1))) for index in range(4)}
-    assert suspicious_tiles(flat) == {}
+def test_a_covariance_without_rank_tells_nothing_of_tiles(detector: DescriptorDetector) -> None:
+    flat = {index: tile(np.tile([1.0, 2.0, 3.0, 4.0, 5.0], (50, 1))) for index in range(4)}
+    assert suspicious_tiles(detector, flat) == {}
 
 
 def test_calibration_comes_from_held_out_normal_pixels(model: Model, tiny_tiles: Path) -> None:

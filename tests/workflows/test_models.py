@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from asd_cli.density.moments import Moments
+from asd_cli.density.normal import NormalPixels
 from asd_cli.errors import ModelFileError
 from asd_cli.model_file import read_model, write_model
-from asd_cli.workflows.models import load_model, moments_arrays, moments_from
+from asd_cli.workflows.models import load_model, normal_arrays, normal_from
 
 
 @pytest.fixture
@@ -97,10 +98,13 @@ def test_missing_configuration(spoil: Callable[..., Path]) -> None:
         (lambda h, p: p["calibration"].pop("tail"), "calibration: 'tail' is missing"),
         (lambda h, p: p["moments"].pop("third"), "third"),
         (lambda h, p: p["moments"].update(mean=np.zeros(4)), "moments of different lengths"),
+        (lambda h, p: p["moments"].update(within=np.zeros((4, 4))), "moments of different lengths"),
+        (lambda h, p: p["moments"].update(mean=np.zeros((5, 5))), "moments of different lengths"),
         (lambda h, p: p["moments"].update(count=np.array([2, 3])), "does not describe a usable model"),
-        (lambda h, p: p["moments"].update(count=np.array(-5)), "moments of -5 pixels"),
+        (lambda h, p: p["moments"].update(tiles=np.array(0)), "pixels in 0 tiles"),
+        (lambda h, p: p["moments"].update(count=np.array(-5)), "moments of -5 pixels in 3 tiles"),
         (
-            lambda h, p: p["moments"].update(mean=np.zeros(4), second=np.zeros((4, 4)), third=np.zeros(4)),
+            lambda h, p: p["moments"].update(mean=np.zeros(4), second=np.eye(4), within=np.eye(4), third=np.zeros(4)),
             "moments of 4 numbers for descriptors of 5",
         ),
     ],
@@ -124,13 +128,23 @@ def test_a_large_architecture_takes_no_memory_before_it_is_refused(spoil: Callab
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_moments_round_trip() -> None:
-    moments = Moments.of(np.random.default_rng(0).normal(size=(50, 3)))
-    again = moments_from(moments_arrays(moments))
-    assert again.count == 50
-    assert again.fourth == moments.fourth
+def test_normal_pixels_round_trip() -> None:
+    random = np.random.default_rng(0)
+    one, other = (NormalPixels.of_tile(Moments.of(random.normal(size=(25, 3)))) for _ in range(2))
+    normal = one.merge(other)
+    again = normal_from(normal_arrays(normal))
+    assert (again.moments.count, again.tiles) == (50, 2)
+    assert again.moments.fourth == normal.moments.fourth
+    np.testing.assert_array_equal(again.within, normal.within)
     for name in ("mean", "second", "third"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(moments, name))
+        np.testing.assert_array_equal(getattr(again.moments, name), getattr(normal.moments, name))
+
+
+def test_files_that_say_nothing_of_tiles_have_all_pixels_in_one(spoil: Callable[..., Path]) -> None:
+    normal = load_model(spoil(lambda header, parts: [parts["moments"].pop(k) for k in ("within", "tiles")])).normal
+    assert normal is not None
+    assert not normal.between.any()
+    assert normal.tiles == 1
 
 
 def test_band_error_says_what_the_model_wants(tiny_model: Path) -> None:

@@ -115,10 +115,10 @@ def test_fit_gaussian_refits_padim_and_refuses_patchcore(base: TrainOptions, tmp
     output = tmp_path / "new.safetensors"
     given = FitGaussianOptions(tiles=base.tiles, output=output, device="cpu")
     fit_gaussian(replace(given, model=tmp_path / "padim.safetensors"))
-    old, new = load_model(tmp_path / "padim.safetensors").moments, load_model(output).moments
+    old, new = load_model(tmp_path / "padim.safetensors").normal, load_model(output).normal
     assert old is not None
     assert new is not None
-    np.testing.assert_allclose(new.second, old.second, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(new.moments.second, old.moments.second, rtol=1e-3, atol=1e-3)
     with pytest.raises(InputError, match=r"patchcore.safetensors: .* patchcore has no Gaussian to fit; train it anew"):
         fit_gaussian(replace(given, model=tmp_path / "patchcore.safetensors", overwrite=True))
 

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from asd_cli.density.gaussian import fit_ledoit_wolf
-from asd_cli.density.moments import Moments
 from asd_cli.errors import InputError
 from asd_cli.options import FitGaussianOptions, PredictOptions, TileOptions, TrainOptions
 from asd_cli.raster.gdal import open_raster
@@ -166,12 +165,13 @@ def test_updating_equals_fitting_both_sets_at_once(
     given = FitGaussianOptions(tiles=tiles, model=base.output, output=output, update=True, device="cpu")
     fit_gaussian(given)
     updated = load_model(output)
-    assert first.moments is not None
-    assert updated.moments is not None
+    assert first.normal is not None
+    assert updated.normal is not None
     fit_gaussian(replace(given, update=False, output=tmp_path / "fresh.safetensors"))
-    fresh = load_model(tmp_path / "fresh.safetensors").moments
+    fresh = load_model(tmp_path / "fresh.safetensors").normal
     assert fresh is not None
-    both: Moments = first.moments.merge(fresh)
-    np.testing.assert_allclose(updated.moments.second, both.second, rtol=1e-12)
-    expected = torch.from_numpy(fit_ledoit_wolf(both).whitening)
+    both = first.normal.merge(fresh)
+    np.testing.assert_allclose(updated.normal.moments.second, both.moments.second, rtol=1e-12)
+    np.testing.assert_allclose(updated.normal.within, both.within, rtol=1e-12)
+    expected = torch.from_numpy(fit_ledoit_wolf(both.moments).whitening)
     torch.testing.assert_close(updated.detector.whitening, expected, rtol=1e-9, atol=1e-12)

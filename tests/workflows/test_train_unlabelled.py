@@ -41,9 +41,9 @@ def test_every_pixel_counts_and_the_odd_ones_do_not_shape_the_gaussian(options: 
     assert report.normal_pixels == report.held_out.pixels == 60 * 70
     assert report.held_out_tiles == model.header["training"]["held_out_tiles"] == 0
     assert model.header["training"]["unlabelled"] is True
-    assert model.moments is not None
-    assert model.moments.count == pytest.approx(0.95 * 60 * 70, abs=2)
-    spread = np.sqrt(np.diag(model.moments.covariance)) * (model.detector.high - model.detector.low).numpy() / 2
+    assert model.normal is not None
+    assert model.normal.moments.count == pytest.approx(0.95 * 60 * 70, abs=2)
+    spread = np.sqrt(np.diag(model.normal.moments.covariance)) * (model.detector.high - model.detector.low).numpy() / 2
     np.testing.assert_allclose(spread, 5, rtol=0.1)  # with the odd pixels it would be 11
 
 

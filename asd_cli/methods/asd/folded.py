@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from asd_cli.methods.asd.encoder import PyramidEncoder
 from asd_cli.methods.scaled import add_normalised, normalised
-from asd_cli.nn.pyramid import PatchNetwork, summed
+from asd_cli.nn.pyramid import PatchNetwork
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -56,14 +55,6 @@ class FoldedEncoder(nn.Module):
         self.offset: Tensor
         self.eval().requires_grad_(False)
 
-    @classmethod
-    def summed(cls, parts: Sequence[FoldedEncoder]) -> FoldedEncoder:
-        """One whose result is the sum of those of `parts`, all of one shape and one range of the bands."""
-        joint = copy.deepcopy(parts[0])
-        joint.pyramid = summed([part.pyramid for part in parts]).eval().requires_grad_(False)
-        joint.offset = torch.stack([part.offset for part in parts]).sum(dim=0)
-        return joint
-
     @property
     def kernel(self) -> int:
         """Side in pixels of the last convolution that sees neighbours."""
@@ -72,8 +63,12 @@ class FoldedEncoder(nn.Module):
     @property
     def hidden(self) -> int:
         """Channels of a network before its last convolution."""
-        conv = cast(PatchNetwork, self.pyramid.branches[0]).conv3
-        return conv.out_channels // conv.groups
+        return cast(PatchNetwork, self.pyramid.branches[0]).conv3.out_channels
+
+    @property
+    def rows(self) -> int:
+        """Channels of the result."""
+        return self.offset.shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, R, H, W)."""

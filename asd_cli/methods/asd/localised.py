@@ -1,21 +1,19 @@
-"""ASD taught with localised virtual anomalies: several of the paper's encoders, narrower, with anomaly heads, and two
-views of what surrounds a pixel.
+"""ASD taught with localised virtual anomalies: several of the paper's encoders, narrower, and what surrounds a pixel.
 
-Three signs of an anomaly. The heads say how much a place looks like a virtual anomaly. What surrounds a pixel, colour
-and roughness, has a Mahalanobis distance (RX, Reed and Yu 1990), which knows one normal cloud, and so generalises; and
-a distance from the nearest of remembered normal surroundings (Cover and Hart 1967; as PatchCore's from learned
-features, Roth et al. 2022), which knows as many looks of the normal as there are. Each is weighed by how rarely normal
-pixels show as much (`evidence`).
+Two signs of an anomaly, each a Mahalanobis distance (Eq. 7): that of the descriptors that the networks give a pixel,
+and that of its surroundings, colours near and far and roughness (RX, Reed and Yu 1990). Each is weighed by how rarely
+normal pixels show as much (`evidence`).
 
-Networks that start from other weights and see other crops agree on what they were taught and differ at random on
-anything else, so that their mean is better and steadier (Lakshminarayanan et al., "Simple and Scalable Predictive
-Uncertainty Estimation using Deep Ensembles", 2017).
+The networks learn to describe pixels by telling virtual anomalies apart, with heads that scoring does not need. Such
+that start from other weights and see other crops agree on what they were taught and differ at random on anything else,
+so that their mean is steadier (Lakshminarayanan et al., "Simple and Scalable Predictive Uncertainty Estimation using
+Deep Ensembles", 2017).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
@@ -26,20 +24,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from asd_cli.density.gaussian import fit_ledoit_wolf
+from asd_cli.density.gaussian import Gaussian
 from asd_cli.density.normal import NormalPixels
+from asd_cli.density.unseen import fit_for_unseen
 from asd_cli.errors import InputError
 from asd_cli.methods.asd.encoder import PyramidEncoder, check_variances
 from asd_cli.methods.asd.evidence import Evidence, check_evidence
 from asd_cli.methods.asd.localised_objective import LocalisedObjective
 from asd_cli.methods.asd.recipes import RECIPES
 from asd_cli.methods.asd.sign_settings import SignSettings
-from asd_cli.methods.asd.signs import Beside, FoldedSigns
+from asd_cli.methods.asd.signs import FoldedSigns
 from asd_cli.methods.base import EvidenceDetector
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.scaled import ScaledDetector, pyramid_config
 from asd_cli.nn.engines import Engine
-from asd_cli.nn.nearest import Nearest, check_memory
 from asd_cli.nn.pyramid import HIDDEN, checked_pyramid
 from asd_cli.nn.smoothing import GaussianSmoothing
 from asd_cli.nn.surroundings import Surroundings
@@ -49,13 +47,13 @@ if TYPE_CHECKING:
     from asd_cli.nn.onnx_graph import OnnxGraph
 
 _log = logging.getLogger(__name__)
-_LENGTH, _SCALES, _HIDDEN, _MEMBERS = 16, (0.25, 0.5, 1.0, 2.0), 32, 3
-# weights of Gaussian, memory and heads, and `SignSettings`: chosen by cross-validation within the training halves of
+_LENGTH, _SCALES, _HIDDEN, _MEMBERS = 16, (0.25, 0.5, 1.0, 2.0), 32, 2
+# weights of surroundings and networks, and `SignSettings`: chosen by cross-validation within the training halves of
 # the sets of `benchmarks/accuracy.py`, whose other halves were looked at between versions
-_WEIGHTS, _SMOOTHING, _BLUR, _TEXTURE, _MEMORY = (0.5, 0.25, 1.0), 4.0, 2.0, 21, 512
-# without labels networks have seen the anomalies as normal, and the memory those of no odd colour; found on scenes of
-# 128 x 128 px cut from the same halves
-_UNLABELLED = {"weights": (0.5, 0.25, 0.25), "members": 1, "blur": 0.0}
+_WEIGHTS, _SIGNS = (1.0, 0.25), SignSettings(smoothing=4.0, blur=1.0, far=72, texture=21, caution=0.6)
+# without labels networks have seen the anomalies as normal, and there are no other tiles to be careful of; found on
+# scenes of 128 x 128 px cut from the same halves
+_UNLABELLED = {"members": 1, "blur": 0.0, "far": 0, "caution": 0.01}
 _HIDDEN_CHOICES, _MOST_MEMBERS = (16, 32, 64, 128, 256), 16
 
 
@@ -74,11 +72,14 @@ class Member(nn.Module):
 
 
 class LocalisedAsd(ScaledDetector, EvidenceDetector):
-    """Three signs of an anomaly: the distance of a pixel's surroundings from their Gaussian, that from the nearest
-    remembered ones, and the mean logit of the members, smoothed."""
+    """Two signs of an anomaly: the distance of a pixel's surroundings from their Gaussian, and the mean distance of the
+    members' descriptors from theirs, smoothed.
+
+    All of these are described together, one after another, by a Gaussian of independent parts.
+    """
 
     name: ClassVar[str] = "asd"
-    signs: ClassVar[int] = 3
+    signs: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -90,18 +91,16 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         weights: tuple[float, ...],
     ) -> None:
         super().__init__(bands)
-        self._config = {**network, "scales": list(network["scales"]), **settings._asdict()}
-        self._weights = weights
+        self._network, self._settings, self._weights = dict(network), settings, weights
         self.members = nn.ModuleList(Member(bands, **network) for _ in range(members))
-        encoder = cast(Member, self.members[0]).encoder
+        encoder = self._encoders[0]
         self.evidence = Evidence(self.signs)
-        self.around = Surroundings(bands, settings.texture, blur=settings.blur)
-        self.nearest = Nearest(settings.memory, self.around.channels)
-        self.align = max(encoder.align, self.around.align, self.nearest.align)
-        self.smoothing = GaussianSmoothing(settings.smoothing, align=encoder.align)
-        reach = max(encoder.halo + self.smoothing.margin, self.around.margin + self.nearest.margin)
+        self.around = Surroundings(bands, settings.texture, blur=settings.blur, far=settings.far)
+        self.align = max(encoder.align, self.around.align)
+        self.smoothing = GaussianSmoothing(settings.smoothing, spacing=encoder.align)
+        reach = max(encoder.halo + self.smoothing.margin, self.around.margin)
         self.halo = -(-reach // self.align) * self.align
-        self.hold_gaussian(self.around.channels)
+        self.hold_gaussian(sum(self._parts))
 
     @classmethod
     def create(
@@ -111,15 +110,11 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         hidden: int = HIDDEN,
         members: int = 1,
         weights: Sequence[float] = _WEIGHTS,
-        smoothing: float = 0.0,
-        blur: float = 0.0,
-        texture: int = 0,
-        memory: int = 1,
         **config: Any,
     ) -> Self:
-        """A method with untrained weights; `config` holds length, scales and patch_size, `hidden` is the width of the
-        networks, `members` their number, `weights` those of the evidence of Gaussian, memory and heads; for the rest
-        see `SignSettings`.
+        """A method with untrained weights; `hidden` is the width of the networks, `members` their number, `weights`
+        those of the evidence of surroundings and networks; `config` holds length, scales and patch_size, and what
+        `SignSettings` has.
 
         Raises:
             ValueError: no scales, a scale that is no power of two, or a number that is out of range.
@@ -132,9 +127,9 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         plain = len(each) == cls.signs and all(type(weight) in (int, float) for weight in each)
         if not (plain and all(0 <= weight <= 1 for weight in each) and each[0] > 0):
             raise ValueError(f"weights {list(each)} are not {cls.signs} numbers within 0..1, the first above 0")
+        signs = {name: config.pop(name) for name in SignSettings._fields if name in config}
         network = {**checked_pyramid(**config), "hidden": hidden}
-        signs = SignSettings.checked(smoothing, blur, texture, memory)
-        return cls(bands, network=network, members=members, settings=signs, weights=each)
+        return cls(bands, network=network, members=members, settings=SignSettings(**signs).checked(), weights=each)
 
     @classmethod
     def plan(cls, options: TrainOptions) -> TrainingPlan:
@@ -147,10 +142,8 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
             raise InputError("--without and --loss-form change the paper's losses; add --recipe quick or paper")
         config = pyramid_config(options, length=_LENGTH, scales=_SCALES)
         recipe = RECIPES[options.recipe]
-        signs = {"smoothing": _SMOOTHING, "blur": _BLUR, "texture": _TEXTURE, "memory": _MEMORY}
-        config |= {"hidden": _HIDDEN, "members": _MEMBERS, "weights": _WEIGHTS, **signs, "taught": "localised"}
-        if options.unlabelled:
-            config |= _UNLABELLED
+        config |= {"hidden": _HIDDEN, "members": _MEMBERS, "weights": _WEIGHTS, **_SIGNS._asdict()}
+        config |= {"taught": "localised", **(_UNLABELLED if options.unlabelled else {})}
         members = config["members"]
         if options.steps and options.steps < members:
             _log.warning("--steps %d: too few for each of the %d networks; give more", options.steps, members)
@@ -164,12 +157,22 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
 
     def config(self) -> dict[str, Any]:
         """JSON-ready arguments of `AsdMethod.create`."""
-        return {**self._config, "members": self.networks, "weights": list(self._weights), "taught": "localised"}
+        network = {**self._network, "scales": list(self._network["scales"]), "members": self.networks}
+        return {**network, **self._settings._asdict(), "weights": list(self._weights), "taught": "localised"}
 
     @property
     def networks(self) -> int:
         """See `Detector`; the members."""
         return len(self.members)
+
+    @property
+    def _encoders(self) -> list[PyramidEncoder]:
+        return [cast(Member, member).encoder for member in self.members]
+
+    @property
+    def _parts(self) -> list[int]:
+        """How many numbers of a descriptor are of the surroundings, and of each member."""
+        return [self.around.channels, *[self._network["length"]] * self.networks]
 
     def logits(self, x: Tensor, mask: Tensor | None = None, *, member: int) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, H, W) of one member: above 0 where anomalies are
@@ -180,83 +183,99 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         logits: Tensor = self.members[member](self._for_members(x, 0), mask)
         return logits[:, 0]
 
-    def smoothed_logits(self, x: Tensor, members: Sequence[int] | None = None) -> Tensor:
-        """As `logits`, the mean of some members or all, smoothed."""
-        near = self._for_members(x, self.smoothing.margin)
-        chosen = range(self.networks) if members is None else members
-        return self.smoothing(torch.stack([self.members[i](near) for i in chosen]).mean(dim=0))[:, 0]
-
     def _for_members(self, x: Tensor, margin: int) -> Tensor:
-        """What members need of raw pixels for a margin of logits around the inner ones."""
-        return self._near(x, margin + cast(Member, self.members[0]).encoder.halo)
+        """What members need of raw pixels for a margin around the inner ones."""
+        return self._near(x, margin + self._encoders[0].halo)
 
     def _near(self, x: Tensor, margin: int) -> Tensor:
         """Raw pixels, of whose halo `margin` px stay, on the networks' range."""
         return self.normalise(F.pad(x, (margin - self.halo,) * 4))
 
     def descriptors(self, x: Tensor) -> Tensor:
-        """What surrounds each pixel, on the networks' range: raw, with halo -> (B, length, H, W)."""
-        return self.around(self._near(x, self.around.margin))
+        """Surroundings, on the networks' range, and what each member makes of a pixel: raw, with halo -> (B, length, H,
+        W)."""
+        near = self._for_members(x, 0)
+        described = [encoder.describe(near) for encoder in self._encoders]
+        return torch.cat([self.around(self._near(x, self.around.margin)), *described], dim=1)
 
     def all_signs(self, x: Tensor) -> Tensor:
         """Raw, with halo -> (B, signs, H, W); what `FoldedSigns` computes in fewer steps."""
-        distance = torch.linalg.vector_norm(self.whitened(x), dim=1, keepdim=True)
-        nearest = self.nearest(self.around(self._near(x, self.around.margin + self.nearest.margin)))
-        return torch.cat([distance, nearest, self.smoothed_logits(x)[:, None]], dim=1)
+        near = self._for_members(x, self.smoothing.margin)
+        described = [self.around(self._near(x, self.around.margin)), *(e.describe(near) for e in self._encoders)]
+        own, *deep = [
+            torch.linalg.vector_norm(
+                F.conv2d(values - mean.view(1, -1, 1, 1), whitening[:, :, None, None]), dim=1, keepdim=True
+            )
+            for values, (mean, whitening) in zip(described, self._gaussians(), strict=True)
+        ]
+        return torch.cat([own, self.smoothing(torch.stack(deep).mean(dim=0))], dim=1)
+
+    def _gaussians(self) -> list[tuple[Tensor, Tensor]]:
+        """Mean and whitening of each part."""
+        return [(self.mean[part], self.whitening[part, part]) for part in self._places()]
+
+    def _places(self) -> list[slice]:
+        """Where in a descriptor each part is."""
+        ends = np.cumsum(self._parts).tolist()
+        return [slice(end - size, end) for end, size in zip(ends, self._parts, strict=True)]
 
     def distances(self, x: Tensor) -> Tensor:
-        """Weighted sum of the -log p of all signs; see `Detector` and `Evidence`."""
+        """Weighted sum of the -log p of both signs; see `Detector` and `Evidence`."""
         distance: Tensor = self.evidence(self.all_signs(x))
         return distance
 
     def distance_engine(self, device: torch.device, side: int) -> Engine:
-        """The folded encoder; see `FoldedSigns.engine`."""
-        return self.folded().engine(device, side, weighed=True)
+        """The folded networks; see `FoldedSigns.engine`."""
+        return self.folded().engine(device, side, "evidence")
 
     def sign_engine(self, device: torch.device, side: int) -> Engine:
-        """As `distance_engine`, with all signs as they are."""
-        return self.folded().engine(device, side, weighed=False)
+        """As `distance_engine`, with both signs as they are."""
+        return self.folded().engine(device, side, "signs")
+
+    def descriptor_engine(self, device: torch.device, side: int) -> Engine:
+        """As `distance_engine`, without a Gaussian."""
+        plain = [(torch.zeros_like(mean), torch.eye(len(mean))) for mean, _ in self._gaussians()]
+        return self.folded(plain).engine(device, side, "parts")
 
     def add_distances(self, graph: OnnxGraph, x: str) -> str:
         """See `Detector`."""
-        return self.folded().add_to(graph, x, weighed=True)
+        return self.folded().add_to(graph, x, "evidence")
 
-    def folded(self) -> FoldedSigns:
-        """Everything that scoring needs."""
+    def folded(self, gaussians: Sequence[tuple[Tensor, Tensor]] | None = None) -> FoldedSigns:
+        """Everything that scoring needs, with the Gaussian or other means and whitenings of its parts."""
         return FoldedSigns(
-            [(member.encoder, member.anomaly_head) for member in cast(Iterable[Member], self.members)],
+            self._encoders,
+            self.around,
+            self.smoothing,
             self.evidence,
-            Beside(self.around, self.nearest, self.smoothing),
             scaling=(self.low, self.high),
-            gaussian=(self.mean, self.whitening),
+            gaussians=self._gaussians() if gaussians is None else gaussians,
             halo=self.halo,
         )
+
+    def gaussian_of(self, normal: NormalPixels) -> Gaussian:
+        """See `DescriptorDetector`; careful of tiles that are unlike these, its parts independent."""
+        return fit_for_unseen(normal, self._parts, caution=self._settings.caution)
 
     def set_evidence(self, rows: NDArray[np.float32]) -> None:
         """See `EvidenceDetector`."""
         self.evidence.fit(rows, self._weights)
 
-    @property
-    def remembered(self) -> NDArray[np.float32]:
-        """See `DescriptorDetector`."""
-        rows: NDArray[np.float32] = self.nearest.rows.cpu().numpy()
-        return rows
-
-    def remember(self, rows: NDArray[np.float32]) -> None:
-        """See `DescriptorDetector`."""
-        self.nearest.remember(rows)
-
     def part(self, networks: Sequence[int], normal: NormalPixels | None) -> Self:
         """See `EvidenceDetector`."""
         part = deepcopy(self)
-        part.members = nn.ModuleList(part.members[i] for i in networks)
         if normal is not None:
-            part.set_gaussian(fit_ledoit_wolf(normal.moments))
-            part.remember(normal.rows)
+            part.set_gaussian(self.gaussian_of(normal))
+        own, *of_members = self._places()
+        kept = torch.cat([torch.arange(self.length)[place] for place in (own, *(of_members[i] for i in networks))])
+        mean, whitening = part.mean[kept], part.whitening[kept][:, kept]
+        part.members = nn.ModuleList(part.members[i] for i in networks)
+        part.hold_gaussian(len(kept))
+        part.mean.copy_(mean)
+        part.whitening.copy_(whitening)
         return part
 
     def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         super()._check_arrays(arrays)
         check_variances(arrays)
         check_evidence(arrays)
-        check_memory(arrays, "nearest")

@@ -41,7 +41,8 @@ class LocalisedObjective:
         self.module.eval()
         with torch.inference_mode():
             for batch in held_out:
-                values = F.softplus(self.module.smoothed_logits(batch.image, [batch.network]).float()[batch.mask])
+                logits = self.module.logits(batch.image, member=batch.network).float()
+                values = F.softplus(logits[batch.mask])
                 total += float(values.sum())
                 count += values.numel()
         self.module.train()

@@ -1,10 +1,10 @@
-"""All signs of a localised ASD model, and their evidence, folded for scoring."""
+"""Both signs of a localised ASD model, and their evidence, folded for scoring."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,6 @@ from asd_cli.methods.asd.half import HalfScorer
 from asd_cli.nn.devices import placed
 from asd_cli.nn.engines import Engine, OnnxEngine, torch_engine
 from asd_cli.nn.fused import available
-from asd_cli.nn.nearest import Nearest
 from asd_cli.nn.smoothing import GaussianSmoothing
 from asd_cli.nn.surroundings import Surroundings
 
@@ -26,102 +25,106 @@ if TYPE_CHECKING:
 
     from asd_cli.nn.onnx_graph import OnnxGraph
 
-
-class Beside(NamedTuple):
-    """What signs are made of beside the networks: surroundings, remembered ones, and the smoothing of the logit."""
-
-    around: Surroundings
-    nearest: Nearest
-    smoothing: GaussianSmoothing
+Result = Literal["parts", "signs", "evidence"]
 
 
 class FoldedSigns(nn.Module):
-    """Raw pixels to the distance of the surroundings from their Gaussian, that from the nearest remembered ones and the
-    smoothed logit of the heads, or to the evidence of all.
+    """Raw pixels to the distance of their surroundings from a Gaussian and the smoothed mean distance of the networks'
+    descriptors from theirs; to the evidence of both; or to the white parts that distances are norms of.
 
     Args:
-        networks: encoders and heads, trained; they are copied. A head is linear in the descriptors, so that both fold
-            into one row; the mean of all logits is the sum of such rows, computed at once.
+        encoders: trained; they are copied.
+        around, smoothing: what surroundings are, and how the mean distance is smoothed.
         evidence: fitted; it is copied.
-        beside: the rest; the memory is copied.
-        scaling: low and high (bands,), the raw values that are -1 and 1 for the encoder.
-        gaussian: mean (length,) and whitening (length, length) of surroundings on the encoder's range.
-        halo: pixels of context, at least what any sign consumes.
+        scaling: low and high (bands,), the raw values that are -1 and 1 for the encoders.
+        gaussians: mean (L,) and whitening (L, L) of the surroundings, on the encoders' range, and of each encoder's
+            descriptors.
+        halo: pixels of context, at least what either sign consumes.
     """
 
     def __init__(
         self,
-        networks: Sequence[tuple[PyramidEncoder, nn.Conv2d]],
+        encoders: Sequence[PyramidEncoder],
+        around: Surroundings,
+        smoothing: GaussianSmoothing,
         evidence: Evidence,
-        beside: Beside,
         *,
         scaling: tuple[Tensor, Tensor],
-        gaussian: tuple[Tensor, Tensor],
+        gaussians: Sequence[tuple[Tensor, Tensor]],
         halo: int,
     ) -> None:
         super().__init__()
-        self.encoder = FoldedEncoder.summed([_folded(*one, scaling, share=1 / len(networks)) for one in networks])
-        self.evidence, self.halo = copy.deepcopy(evidence), halo
-        self.around, self.smoothing = beside.around, beside.smoothing
-        self.nearest = copy.deepcopy(beside.nearest)
-        # what surroundings and logits do not need of the halo
-        needed = self.around.margin + self.nearest.margin, self.encoder.halo + self.smoothing.margin
-        self._spare = [halo - reach for reach in needed]
-        mean, whitening = gaussian
+        (mean, whitening), *of_encoders = gaussians
+        pairs = zip(encoders, of_encoders, strict=True)
+        self.encoders = nn.ModuleList(FoldedEncoder(encoder, *scaling, *own) for encoder, own in pairs)
+        self.around, self.smoothing, self.evidence, self.halo = around, smoothing, copy.deepcopy(evidence), halo
         self.whiten = nn.Conv2d(len(mean), len(mean), 1)
         self.whiten.weight.data.copy_(whitening[:, :, None, None])
         self.whiten.bias = nn.Parameter(-(whitening.double() @ mean.double()).float())
         self.eval().requires_grad_(False)
 
+    @property
+    def _folded(self) -> list[FoldedEncoder]:
+        return list(cast(Iterable[FoldedEncoder], self.encoders))
+
     def forward(self, x: Tensor) -> Tensor:
-        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, 3, H, W)."""
-        return self._signs(x, self.encoder)
+        """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, 2, H, W)."""
+        return self._signs(x, [encoder.distances for encoder in self._folded])
 
-    def _signs(self, x: Tensor, encoder: Callable[[Tensor], Tensor]) -> Tensor:
-        near, far = (F.pad(x, (-spare,) * 4) for spare in self._spare)
-        around = self.around(self.encoder.normalise(near))
-        white = self.whiten(F.pad(around, (-self.nearest.margin,) * 4))
-        distance = torch.linalg.vector_norm(white, dim=1, keepdim=True)
-        return torch.cat([distance, self.nearest(around), self.smoothing(encoder(far))], dim=1)
+    def parts(self, x: Tensor) -> Tensor:
+        """As `forward` -> (B, L of all parts, H, W)."""
+        near = self._trimmed(x, self._folded[0].halo)
+        return torch.cat([self._white(x), *(encoder(near) for encoder in self.encoders)], dim=1)
 
-    def engine(self, device: torch.device, side: int, *, weighed: bool) -> Engine:
-        """What maps blocks to evidence, or to all signs: ONNX Runtime on the CPU, half precision on CUDA devices (for
-        evidence), plain torch elsewhere."""
+    def _signs(self, x: Tensor, distances: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
+        near = self._trimmed(x, self._folded[0].halo + self.smoothing.margin)
+        deep = torch.stack([distance(near) for distance in distances]).mean(dim=0)[:, None]
+        return torch.cat([torch.linalg.vector_norm(self._white(x), dim=1, keepdim=True), self.smoothing(deep)], dim=1)
+
+    def _white(self, x: Tensor) -> Tensor:
+        near = self._folded[0].normalise(self._trimmed(x, self.around.margin))
+        white: Tensor = self.whiten(self.around(near))
+        return white
+
+    def _trimmed(self, x: Tensor, margin: int) -> Tensor:
+        """With `margin` px of the halo."""
+        return F.pad(x, (margin - self.halo,) * 4)
+
+    def engine(self, device: torch.device, side: int, result: Result) -> Engine:
+        """What maps blocks to a result: ONNX Runtime on the CPU, half precision on CUDA devices (for evidence), plain
+        torch elsewhere."""
         if device.type == "cpu":
-            return OnnxEngine(self._session(side, weighed=weighed), side)
+            return OnnxEngine(self._session(side, result), side)
         signs = placed(self, device)
-        if not weighed:
-            return torch_engine(signs, device, side)
-        if device.type != "cuda":
-            return torch_engine(lambda x: signs.evidence(signs(x)), device, side)
-        fused = available(device, kernel=signs.encoder.kernel, hidden=signs.encoder.hidden)
-        logits = HalfScorer(signs.encoder, fused=fused, norm=False)
-        return torch_engine(lambda x: signs.evidence(signs._signs(x, logits)), device, side)
+        if result != "evidence":
+            return torch_engine(signs if result == "signs" else signs.parts, device, side)
+        scorers: list[Callable[[Tensor], Tensor]] = [encoder.distances for encoder in signs._folded]
+        if device.type == "cuda":
+            one = signs._folded[0]
+            fused = available(device, kernel=one.kernel, rows=one.rows, hidden=one.hidden)
+            scorers = [HalfScorer(encoder, fused=fused) for encoder in signs._folded]
+        return torch_engine(lambda x: signs.evidence(signs._signs(x, scorers)), device, side)
 
-    def _session(self, side: int, *, weighed: bool) -> onnxruntime.InferenceSession:
-        """For one block (1, bands, side + 2 halo, side + 2 halo) -> (1, 1 or 3, side, side)."""
+    def _session(self, side: int, result: Result) -> onnxruntime.InferenceSession:
+        """For one block (1, bands, side + 2 halo, side + 2 halo) -> (1, channels, side, side)."""
         from asd_cli.nn.onnx_graph import OnnxGraph
 
         graph, around = OnnxGraph(), side + 2 * self.halo
-        output = self.add_to(graph, "x", weighed=weighed)
-        return graph.session(output, (1, self.encoder.low.shape[1], around, around))
+        bands = self._folded[0].low.shape[1]
+        return graph.session(self.add_to(graph, "x", result), (1, bands, around, around))
 
-    def add_to(self, graph: OnnxGraph, x: str, *, weighed: bool) -> str:
-        """Evidence or all signs as nodes: raw pixels (B, bands, H + 2 halo, W + 2 halo) -> (B, 1 or 3, H, W)."""
-        x = self.encoder.add_normalised(graph, x)
-        near, far = (graph.trim(x, spare, spare) for spare in self._spare)
-        around = self.around.add_to(graph, near)
-        white = graph.conv(graph.trim(around, self.nearest.margin, self.nearest.margin), self.whiten)
-        distance = graph.add("ReduceL2", white, graph.constant([1], "int64"), keepdims=1)
-        nearest = self.nearest.add_to(graph, around)
-        signs = [distance, nearest, self.smoothing.add_to(graph, self.encoder.add_to(graph, far))]
-        return self.evidence.add_to(graph, signs) if weighed else graph.add("Concat", *signs, axis=1)
-
-
-def _folded(encoder: PyramidEncoder, head: nn.Conv2d, scaling: tuple[Tensor, Tensor], *, share: float) -> FoldedEncoder:
-    """Raw pixels to the `share` of a network's logit."""
-    weight = share * head.weight.detach()[:, :, 0, 0]
-    folded = FoldedEncoder(encoder, *scaling, weight.new_zeros(weight.shape[1]), weight)
-    if head.bias is not None:
-        folded.offset += share * head.bias.detach().view(1, -1, 1, 1)
-    return folded
+    def add_to(self, graph: OnnxGraph, x: str, result: Result) -> str:
+        """A result as nodes: raw pixels (B, bands, H + 2 halo, W + 2 halo) -> (B, channels, H, W)."""
+        first = self._folded[0]
+        x = first.add_normalised(graph, x)
+        spare = self.halo - self.around.margin
+        white = graph.conv(self.around.add_to(graph, graph.trim(x, spare, spare)), self.whiten)
+        spare = self.halo - first.halo - (0 if result == "parts" else self.smoothing.margin)
+        near = graph.trim(x, spare, spare)
+        deep = [encoder.add_to(graph, near) for encoder in self._folded]
+        if result == "parts":
+            return graph.add("Concat", white, *deep, axis=1)
+        axis = graph.constant([1], "int64")
+        own, *norms = [graph.add("ReduceL2", part, axis, keepdims=1) for part in (white, *deep)]
+        signs = [own, self.smoothing.add_to(graph, graph.add("Mean", *norms))]
+        return self.evidence.add_to(graph, signs) if result == "evidence" else graph.add("Concat", *signs, axis=1)
