@@ -214,16 +214,16 @@ def test_a_stopped_process_can_be_resumed(unbroken: TrainOptions, tmp_path: Path
 def test_other_classes_out_of_reach_count_nowhere(
     base: TrainOptions, recipe: Any, make_tiles: Callable[..., Path], make_texture: Callable[..., Any], tmp_path: Path
 ) -> None:
-    labels = np.full((64, 160), 1, np.uint8)
+    labels = np.full((64, 200), 1, np.uint8)
     labels[:, 60:] = 2
-    labels[40:, 150:] = 0
+    labels[40:, 190:] = 0
     results = []
     for name, wild in (("tame", None), ("wild", 1e30), *([("nan", NAN)] if recipe == "quick" else [])):
-        images = [make_texture(seed, 2, 64, 160) for seed in range(3)]
+        images = [make_texture(seed, 2, 64, 200) for seed in range(3)]
         for image in images:
             if wild is not None:
-                image[:, ::2, 110:] = wild
-                image[:, 1::2, 110:] = -5e8
+                image[:, ::2, 144:] = wild
+                image[:, 1::2, 144:] = -5e8
         folder = make_tiles(tmp_path / name, images, [labels] * 3)
         tiles = TileOptions(tiles=(str(folder),), normal=("forest",))
         train(named(base, name, tiles=tiles, recipe=recipe, crop=96))

@@ -173,8 +173,8 @@ def test_json(run: Callable[..., Result], tmp_path: Path) -> None:
     report = json.loads(result.stdout)
     assert report["model"] == str(tmp_path / "model.safetensors")
     assert report["normal"] == ["forest"]
-    assert (report["tiles"], report["held_out_tiles"], report["skipped"], report["steps"]) == (4, 3, [], 3)
-    assert report["held_out"]["pixels"] == 3 * 8352
+    assert (report["tiles"], report["held_out_tiles"], report["skipped"], report["steps"]) == (4, 2, [], 3)
+    assert report["held_out"]["pixels"] == 2 * 8352
     assert report["sha256"] == load_model(tmp_path / "model.safetensors").sha256
 
 

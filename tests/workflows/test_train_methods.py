@@ -56,5 +56,5 @@ def test_interrupted_and_resumed_it_ends_with_the_same_file(method: str, tiny_ti
     train(replace(broken, resume=True))
     assert broken.output.read_bytes() == options.output.read_bytes()
     model = load_model(options.output)
-    assert (model.detector.name, model.moments, model.header["training"]["steps"]) == (method, None, 3)
+    assert (model.detector.name, model.normal, model.header["training"]["steps"]) == (method, None, 3)
     assert np.isfinite(model.header["held_out"]["median"])
