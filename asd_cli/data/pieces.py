@@ -25,6 +25,7 @@ from asd_cli.raster.windows import Window
 _log = logging.getLogger(__name__)
 _SAMPLE_PIXELS = 200_000
 _SAMPLE_VALUES = 20_000_000
+_LEAST_GAP = 40  # px between what is trained on and what is held out of one tile; farther around weighs little
 BoolArray = NDArray[np.bool_]
 
 
@@ -207,16 +208,18 @@ class _Surveyor:
         return pieces, sample, int.from_bytes(identity[:8], "big")
 
     def split(self, index: int, halo: int, holdout: float) -> tuple[list[Piece], list[Piece], PixelSample]:
-        """Cut a tile so that about `holdout` of its normal pixels lie behind the cut, a halo away from the rest."""
+        """Cut a tile so that about `holdout` of its normal pixels lie behind the cut, a halo away from the rest; of a
+        small tile, of which that would take too much, at least 40 px."""
         with self._tiles.open(index) as tile:
             height, width = tile.grid.shape
             along = 0 if height >= width else 1
             counts = self._profile(tile, along)
+            gap = min(halo, max(_LEAST_GAP, len(counts) // 8))
             cut = int(np.searchsorted(np.cumsum(counts), (1 - holdout) * counts.sum())) // 2 * 2
             if along == 0:
-                before, behind = Window(0, 0, cut - halo, width), Window(cut, 0, height - cut, width)
+                before, behind = Window(0, 0, cut - gap, width), Window(cut, 0, height - cut, width)
             else:
-                before, behind = Window(0, 0, height, cut - halo), Window(0, cut, height, width - cut)
+                before, behind = Window(0, 0, height, cut - gap), Window(0, cut, height, width - cut)
             training, sample, _ = self._region(index, tile, before)
             held_out, *_ = self._region(index, tile, behind)
             if not training or not held_out:

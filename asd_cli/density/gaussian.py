@@ -116,14 +116,6 @@ def check_moments(moments: Moments) -> None:
         )
 
 
-def least_variance(largest: float, moments: Moments) -> float:
-    """Variance below which a number, or a direction, counts as the same everywhere: rounding noise beside the `largest`
-    one, and in float32 beside the largest mean; above 0."""
-    largest_mean = float(np.max(np.abs(moments.mean)))
-    # Descriptors that are zero everywhere have no scale at all; any small number will do.
-    return max(_THINNEST * largest, (_ROUNDING * largest_mean) ** 2) or 1e-12
-
-
 def fit_ledoit_wolf(moments: Moments) -> Gaussian:
     """Gaussian with the shrunk covariance (1 - s) S + s tr(S)/L I.
 
@@ -158,9 +150,12 @@ def _shrinkage(moments: Moments, empirical: FloatArray) -> float:
 
 def _with_ridge(covariance: FloatArray, moments: Moments) -> FloatArray:
     variances = np.linalg.eigvalsh(covariance)
-    ridge = least_variance(float(variances[-1]), moments)
-    if variances[0] >= ridge:
+    largest_mean = float(np.max(np.abs(moments.mean)))
+    floor = max(_THINNEST * float(variances[-1]), (_ROUNDING * largest_mean) ** 2)
+    if floor > 0.0 and variances[0] >= floor:
         return covariance
+    # Descriptors that are zero everywhere have no scale at all; any small number will do.
+    ridge = floor if floor > 0.0 else 1e-12
     _LOG.warning(
         "descriptors of %d normal pixels hardly vary: smallest variance %.3g, largest %.3g; adding %.3g",
         moments.count,

@@ -16,32 +16,33 @@ class NormalPixels:
     Attributes:
         moments: of all of them.
         within: (L, L) float64, the sum over tiles of the second moment about the tile's own mean.
-        tiles: how many they are.
+        squares: the sum over tiles of the square of how many they are.
     """
 
     moments: Moments
     within: FloatArray
-    tiles: int
+    squares: float
 
     @classmethod
     def of_tile(cls, moments: Moments) -> NormalPixels:
         """Those of a single tile."""
-        return cls(moments, moments.second, 1)
-
-    @classmethod
-    def of_none(cls, length: int) -> NormalPixels:
-        """Of no pixels, whose descriptors have so many numbers."""
-        moments = Moments.empty(length)
-        return cls(moments, moments.second, 0)
+        return cls(moments, moments.second, float(moments.count) ** 2)
 
     @classmethod
     def of_all(cls, length: int, parts: Iterable[NormalPixels]) -> NormalPixels:
         """Those of all parts, whose descriptors have so many numbers."""
-        return reduce(cls.merge, parts, cls.of_none(length))
+        return reduce(cls.merge, parts, cls.of_tile(Moments.empty(length)))
 
     def merge(self, other: NormalPixels) -> NormalPixels:
         """Those of the tiles of both."""
-        return NormalPixels(self.moments.merge(other.moments), self.within + other.within, self.tiles + other.tiles)
+        moments = self.moments.merge(other.moments)
+        return NormalPixels(moments, self.within + other.within, self.squares + other.squares)
+
+    @property
+    def tiles(self) -> float:
+        """How many tiles with equally many pixels they are worth, 1 or more (Kish's effective size); of one pixel or
+        more."""
+        return float(self.moments.count) ** 2 / self.squares
 
     @property
     def between(self) -> FloatArray:

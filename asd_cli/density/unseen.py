@@ -12,22 +12,21 @@ The second is a bound on the condition of the correlation matrix; see Won, Lim, 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
 
-from asd_cli.density.gaussian import Gaussian, check_moments, least_variance
+from asd_cli.density.gaussian import Gaussian, check_moments
 from asd_cli.density.moments import FloatArray
 from asd_cli.density.normal import NormalPixels
 
-_log = logging.getLogger(__name__)
 _MORE_BETWEEN = 2.0
 """How many times more than once counts what tiles differ by."""
-_MOST = 0.3
-"""Floor that is never exceeded: with it directions are not told apart by much."""
-_NOISE = 1e-10
-"""Eigenvalue of a correlation matrix that is rounding noise of float32 descriptors."""
+_HIGHEST_FLOOR, _NOISE = 0.3, 1e-10
+"""The floor of eigenvalues of a single tile, and what is rounding noise of float32 descriptors."""
+_LEAST_DEVIATION = 1e-3
+"""Standard deviation below which a number counts as this; those of networks and images on [-1, 1] are hundreds of
+times larger unless they never vary."""
 
 
 def fit_for_unseen(normal: NormalPixels, blocks: Sequence[int], *, caution: float) -> Gaussian:
@@ -35,26 +34,15 @@ def fit_for_unseen(normal: NormalPixels, blocks: Sequence[int], *, caution: floa
     along the diagonal (`blocks` are their sizes) and 0 elsewhere, with no eigenvalue of a block's correlation matrix
     below `caution` (0 to 1) over the number of tiles, or 0.3.
 
-    Numbers without variance get a tiny one, with a logged warning.
+    Of numbers on about [-1, 1], none has a standard deviation below 0.001.
 
     Raises:
         InputError: fewer than two descriptors, or descriptors that are not finite.
     """
     check_moments(normal.moments)
     whole = normal.moments.covariance + _MORE_BETWEEN * normal.between
-    variances = np.diag(whole)
-    least = least_variance(float(variances.max()), normal.moments)
-    if variances.min() < least:
-        _log.warning(
-            "%d of %d numbers that describe %d normal pixels hardly vary: variance %.3g or less; taking %.3g",
-            np.count_nonzero(variances < least),
-            len(variances),
-            normal.moments.count,
-            least,
-            least,
-        )
-    np.fill_diagonal(whole, np.maximum(variances, least))
-    covariance, floor = np.zeros_like(whole), max(min(caution / max(normal.tiles, 1), _MOST), _NOISE)
+    np.fill_diagonal(whole, np.maximum(np.diag(whole), _LEAST_DEVIATION**2))
+    covariance, floor = np.zeros_like(whole), max(min(caution / normal.tiles, _HIGHEST_FLOOR), _NOISE)
     ends = np.cumsum(blocks)
     for start, end in zip(ends - blocks, ends, strict=True):
         covariance[start:end, start:end] = _floored(whole[start:end, start:end], floor)

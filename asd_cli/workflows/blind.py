@@ -67,9 +67,12 @@ def _without(
 ) -> NormalPixels:
     gone = {piece.tile for piece in fold}
     known = [] if earlier is None else [earlier]
+    whole = NormalPixels.of_all(detector.length, [*known, *parts.values()])
     rest = NormalPixels.of_all(detector.length, [*known, *(part for tile, part in parts.items() if tile not in gone)])
-    # as careful as of all tiles: it stands for the Gaussian of these
-    return replace(rest, tiles=rest.tiles + len(parts.keys() & gone))
+    if rest.moments.count < 2:  # too few for a Gaussian
+        return whole
+    # as careful as with all tiles: it stands for the Gaussian of these
+    return replace(rest, squares=float(rest.moments.count) ** 2 / whole.tiles)
 
 
 def weigh_signs(

@@ -25,7 +25,7 @@ from asd_cli.workflows.mapping import BlockMapper
 
 _log = logging.getLogger(__name__)
 _PIXELS_PER_VALUE = 50  # fewer pixels than this for each entry of the covariance and the fit is shaky
-_CONTAMINATED = 4.0  # mean squared distance of a tile under the others, in units of what normal pixels have
+_CONTAMINATED = 4.0  # mean squared distance of a tile under the others, over the length of descriptors
 _TRIMMED, _TRIM_VALUES = 0.05, 10_000_000
 _THIN = 1e-10  # variance of a direction, relative to the widest, that is rounding of float32 descriptors
 Advance = Callable[[int], None]
@@ -177,21 +177,22 @@ def suspicious_tiles(
     """Tiles whose pixels look anomalous under the Gaussian of all others (and `known` pixels).
 
     Returns:
-        The mean squared distance of their pixels, in units of the L that normal pixels have, where it is above 4 and
+        The mean squared distance of their pixels over L, about 1 for normal ones, where it is above 4 and
         above three times the median of all tiles. Empty where the covariance is so thin that it tells nothing.
     """
     indexes = list(parts)
     if len(indexes) + (known is not None) < 2:
         return {}
-    nothing = NormalPixels.of_none(detector.length)
-    before, behind = [known or nothing], [nothing]
+    nothing = NormalPixels.of_all(detector.length, [])
+    first = known or nothing
+    if _rank(NormalPixels.of_all(detector.length, [first, *parts.values()]).moments) < detector.length:
+        return {}
+    before, behind = [first], [nothing]
     for index in indexes:
         before.append(before[-1].merge(parts[index]))
     for index in reversed(indexes):
         behind.append(behind[-1].merge(parts[index]))
     behind.reverse()
-    if _rank(before[-1].moments) < detector.length:
-        return {}
     ratios: dict[int, float] = {}
     for place, index in enumerate(indexes):
         rest = before[place].merge(behind[place + 1])

@@ -27,6 +27,8 @@ from asd_cli.staging import StagedFiles
 from asd_cli.workflows.mapping import BlockMapper, InTurns
 from asd_cli.workflows.stages import StageClock
 
+_MOST_PIXELS, _LARGEST = 1 << 60, 1e200  # of moments: beyond is damage
+
 
 @dataclass(frozen=True)
 class Model:
@@ -150,23 +152,30 @@ def normal_arrays(normal: NormalPixels) -> dict[str, NDArray[Any]]:
         "third": moments.third,
         "fourth": np.array(moments.fourth, np.float64),
         "within": normal.within,
-        "tiles": np.array(normal.tiles, np.int64),
+        "squares": np.array(normal.squares, np.float64),
     }
 
 
 def normal_from(arrays: Mapping[str, NDArray[Any]]) -> NormalPixels:
-    """What `normal_arrays` gave; without ``within`` and ``tiles``, as earlier versions wrote it, all pixels are
-    taken to be of one tile.
+    """What `normal_arrays` gave; without ``within`` and ``squares``, as earlier versions wrote it, all pixels are taken
+    to be of one tile.
 
     Raises:
-        ValueError: shapes do not belong together.
+        ValueError: shapes do not belong together, or values that no pixels have.
     """
     mean, second, third = (np.array(arrays[name], np.float64) for name in ("mean", "second", "third"))
     within = np.array(arrays.get("within", second), np.float64)
     square = (len(mean), len(mean)) if mean.ndim == 1 else None
     if not (second.shape == within.shape == square and third.shape == mean.shape):
         raise ValueError("moments of different lengths")
-    count, tiles = int(arrays["count"]), int(arrays.get("tiles", 1))
-    if count < 2 or tiles < 1:
-        raise ValueError(f"moments of {count} pixels in {tiles} tiles")
-    return NormalPixels(Moments(count, mean, second, third, float(arrays["fourth"])), within, tiles)
+    count = int(arrays["count"])
+    if not 2 <= count <= _MOST_PIXELS:
+        raise ValueError(f"moments of {count} pixels")
+    squares = float(arrays.get("squares", float(count) ** 2))
+    known = NormalPixels(Moments(count, mean, second, third, float(arrays["fourth"])), within, squares)
+    sums = (second, within)
+    shaped = all(np.abs(each).max() <= _LARGEST and np.allclose(each, each.T, rtol=1e-6) for each in sums)
+    ordered = shaped and (np.diag(within) >= 0).all() and (np.diag(within) <= 1.001 * np.diag(second)).all()
+    if not (ordered and count <= squares <= 1.001 * float(count) ** 2):
+        raise ValueError("moments that no pixels have")
+    return known

@@ -203,6 +203,13 @@ def test_no_normal_pixel_anywhere(tiles_of: Callable[..., TileSet], code: int) -
         survey(empty)
 
 
+@pytest.mark.parametrize(("side", "gap"), [(96, 40), (400, 50), (800, 80)])
+def test_a_wide_halo_does_not_eat_up_a_small_tile(tiles_of: Callable[..., TileSet], side: int, gap: int) -> None:
+    found = survey_tiles(tiles_of(label(side, 4)), crop=32, halo=80, holdout=0.2, seed=0)
+    first_held = min(piece.window.row for piece in found.held_out)
+    assert max(piece.region.row_stop for piece in found.training) == first_held - gap
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (20, 20)])
 def test_a_single_tile_that_is_too_small_to_hold_some_out(
     tiles_of: Callable[..., TileSet], shape: tuple[int, int]

@@ -31,7 +31,7 @@ def test_merging_parts_in_any_order_gives_the_same() -> None:
     a, b, c = (NormalPixels.of_tile(Moments.of(tile)) for tile in tiles_of([5, 90, 40]))
     left, right = a.merge(b).merge(c), a.merge(c.merge(b))
     np.testing.assert_allclose(left.within, right.within)
-    assert left.tiles == right.tiles == 3
+    assert left.tiles == right.tiles == 135**2 / (5**2 + 90**2 + 40**2)
     np.testing.assert_allclose(left.moments.second, right.moments.second)
 
 
@@ -45,5 +45,15 @@ def test_pieces_of_one_tile_are_no_tiles() -> None:
 
 def test_of_nothing() -> None:
     nothing, some = NormalPixels.of_all(3, []), NormalPixels.of_tile(Moments.of(tiles_of([20])[0]))
-    assert (nothing.moments.count, nothing.tiles) == (0, 0)
+    assert nothing.moments.count == 0
     np.testing.assert_array_equal(some.merge(nothing).within, some.within)
+    assert some.merge(nothing).tiles == 1
+
+
+def test_equal_tiles_count_one_each_and_tiny_ones_hardly_anything() -> None:
+    def tiles(counts: list[int]) -> float:
+        return NormalPixels.of_all(3, [NormalPixels.of_tile(Moments.of(tile)) for tile in tiles_of(counts)]).tiles
+
+    assert tiles([50] * 7) == 7
+    assert tiles([1] * 30 + [4000]) < 1.02
+    assert tiles([100, 50]) == 1.8

@@ -25,6 +25,7 @@ from asd_cli.methods.asd.half import HalfScorer
 from asd_cli.methods.asd.localised import LocalisedAsd
 from asd_cli.methods.asd.method import AsdMethod
 from asd_cli.methods.asd.recipes import RECIPES
+from asd_cli.methods.asd.signs import FoldedSigns
 from asd_cli.methods.base import EvidenceDetector, TrainingBatch
 from asd_cli.nn.pyramid import MaskedBatchNorm2d
 from asd_cli.options import TrainOptions
@@ -174,6 +175,41 @@ def test_a_part_of_the_networks_knows_its_share_of_the_gaussian() -> None:
     np.testing.assert_allclose(refitted.mean.numpy(), np.r_[rows.mean(0)[:6], rows.mean(0)[10:14]], rtol=1e-5)
     assert made.networks == 3
     assert not torch.equal(made.mean[:6], refitted.mean[:6])
+
+
+def test_parts_and_folded_networks_stay_on_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device stands for a GPU."""
+    made = random_method(3, members=2, far=8).to("meta")
+    part = made.part([1], None)
+    assert {tensor.device.type for tensor in part.state_dict().values()} == {"meta"}
+    devices = set()
+
+    def spy(self: FoldedSigns, *args: Any, gaussians: Any, **rest: Any) -> None:
+        devices.update(tensor.device.type for pair in gaussians for tensor in pair)
+        raise InterruptedError
+
+    monkeypatch.setattr(FoldedSigns, "__init__", spy)
+    with pytest.raises(InterruptedError):
+        made.descriptor_engine(torch.device("meta"), 16)
+    assert devices == {"meta"}
+
+
+def test_a_scene_that_deviates_in_a_constant_band_is_no_trouble() -> None:
+    """However far it is, its surroundings are not, and all engines say the same."""
+    made = random_method(5, bands=2, texture=5, blur=1.0, far=24, members=1)
+    made.low.fill_(0.0)
+    made.high.fill_(2.0)
+    random = np.random.default_rng(0)
+    x = random.uniform(0, 2, (1, 2, 96 + 2 * made.halo, 96 + 2 * made.halo)).astype(np.float32)
+    x[:, 1] = 1.0
+    rows = made.descriptors(torch.from_numpy(x)).numpy()[0].reshape(made.length, -1).T
+    made.set_gaussian(made.gaussian_of(NormalPixels.of_tile(Moments.of(rows))))
+    x[:, 1, 100:106, 100:106] = 2.0
+    signs = made.all_signs(torch.from_numpy(x)).numpy()
+    found = made.sign_engine(CPU, 96)(x)
+    np.testing.assert_allclose(found, signs, rtol=1e-4, atol=1e-4)
+    assert np.mean(signs[0, 0] > 30) < 0.1
+    assert signs[0, 0].max() > 300
 
 
 def test_half_precision_gives_the_same_distances_but_for_rounding() -> None:

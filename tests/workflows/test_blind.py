@@ -72,7 +72,7 @@ def test_each_fold_is_judged_by_what_does_not_know_it(
 ) -> None:
     survey = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=holdout, seed=0, folds=3)
     parts = fitted(detector, tiles, survey)
-    before = detector.mean.clone()
+    before, whole = detector.mean.clone(), NormalPixels.of_all(detector.length, parts.values())
     held_out = blind(detector, survey, parts, KnownTiles.of(survey))
     assert [list(pieces) for _, pieces in held_out] == [list(fold) for fold in survey.folds]
     for (one, fold), mine in zip(held_out, networks, strict=True):
@@ -83,7 +83,7 @@ def test_each_fold_is_judged_by_what_does_not_know_it(
             assert all(torch.equal(value, expected[name]) for name, value in member.state_dict().items())
         known = {piece.tile for piece in survey.training} - {piece.tile for piece in fold}
         others = NormalPixels.of_all(detector.length, (parts[tile] for tile in sorted(known)))
-        rest = detector.gaussian_of(replace(others, tiles=6))
+        rest = detector.gaussian_of(replace(others, squares=others.moments.count**2 / whole.tiles))
         kept = [*range(6), *(6 + 4 * network + i for network in mine for i in range(4))]
         np.testing.assert_allclose(one.mean.numpy(), rest.mean[kept], rtol=1e-5)
         np.testing.assert_allclose(one.whitening.numpy(), rest.whitening[np.ix_(kept, kept)], rtol=1e-4, atol=1e-5)
@@ -136,9 +136,26 @@ def test_earlier_pixels_stay_in_what_each_knows(tiles: TileSet, detector: Locali
         gone = {piece.tile for piece in fold}
         kept = [part for tile, part in parts.items() if tile not in gone]
         others = NormalPixels.of_all(detector.length, [earlier, *kept])
-        rest = detector.gaussian_of(replace(others, tiles=7))
+        whole = NormalPixels.of_all(detector.length, [earlier, *parts.values()])
+        rest = detector.gaussian_of(replace(others, squares=others.moments.count**2 / whole.tiles))
         np.testing.assert_allclose(one.mean.numpy(), rest.mean, rtol=1e-6)
         np.testing.assert_allclose(one.whitening.numpy(), rest.whitening, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fold_with_all_but_a_pixel_is_judged_by_the_gaussian_of_all(
+    make_tiles: Callable[..., Path], make_texture: Callable[..., Any], detector: LocalisedAsd, tmp_path: Path
+) -> None:
+    labels = [np.full((SIDE, SIDE), 2, np.uint8) for _ in range(2)]
+    for label in labels:
+        label[20, 20] = 1
+    images = [make_texture(seed, 2, SIDE, SIDE) for seed in range(2)]
+    folder = make_tiles(tmp_path / "few", images, labels)
+    few = open_tiles(TileOptions(tiles=(str(folder),), normal=("forest",)))
+    survey = survey_tiles(few, crop=64, halo=detector.halo, holdout=0.5, seed=0, folds=2)
+    assert len(survey.folds) == 2
+    for judge, _ in blind(detector, survey, fitted(detector, few, survey), KnownTiles.none()):
+        assert isinstance(judge, LocalisedAsd)
+        torch.testing.assert_close(judge.mean, detector.mean)
 
 
 def test_of_one_fold_the_detector_judges_what_its_networks_do_not_know(tiles: TileSet, detector: LocalisedAsd) -> None:

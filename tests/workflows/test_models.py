@@ -101,8 +101,14 @@ def test_missing_configuration(spoil: Callable[..., Path]) -> None:
         (lambda h, p: p["moments"].update(within=np.zeros((4, 4))), "moments of different lengths"),
         (lambda h, p: p["moments"].update(mean=np.zeros((5, 5))), "moments of different lengths"),
         (lambda h, p: p["moments"].update(count=np.array([2, 3])), "does not describe a usable model"),
-        (lambda h, p: p["moments"].update(tiles=np.array(0)), "pixels in 0 tiles"),
-        (lambda h, p: p["moments"].update(count=np.array(-5)), "moments of -5 pixels in 3 tiles"),
+        (lambda h, p: p["moments"].update(count=np.array(2**63 - 1)), "moments of 9223372036854775807 pixels"),
+        (lambda h, p: p["moments"].update(squares=np.array(0.5)), "moments that no pixels have"),
+        (lambda h, p: p["moments"].update(squares=np.array(1e30)), "moments that no pixels have"),
+        (lambda h, p: p["moments"].update(within=np.full((5, 5), 1e308)), "moments that no pixels have"),
+        (lambda h, p: p["moments"].update(within=-p["moments"]["second"]), "moments that no pixels have"),
+        (lambda h, p: p["moments"].update(within=2 * p["moments"]["second"]), "moments that no pixels have"),
+        (lambda h, p: p["moments"].update(second=np.triu(p["moments"]["second"])), "moments that no pixels have"),
+        (lambda h, p: p["moments"].update(count=np.array(-5)), "moments of -5 pixels"),
         (
             lambda h, p: p["moments"].update(mean=np.zeros(4), second=np.eye(4), within=np.eye(4), third=np.zeros(4)),
             "moments of 4 numbers for descriptors of 5",
@@ -141,7 +147,7 @@ def test_normal_pixels_round_trip() -> None:
 
 
 def test_files_that_say_nothing_of_tiles_have_all_pixels_in_one(spoil: Callable[..., Path]) -> None:
-    normal = load_model(spoil(lambda header, parts: [parts["moments"].pop(k) for k in ("within", "tiles")])).normal
+    normal = load_model(spoil(lambda header, parts: [parts["moments"].pop(k) for k in ("within", "squares")])).normal
     assert normal is not None
     assert not normal.between.any()
     assert normal.tiles == 1

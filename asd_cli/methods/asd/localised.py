@@ -234,7 +234,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
 
     def descriptor_engine(self, device: torch.device, side: int) -> Engine:
         """As `distance_engine`, without a Gaussian."""
-        plain = [(torch.zeros_like(mean), torch.eye(len(mean))) for mean, _ in self._gaussians()]
+        plain = [(torch.zeros_like(mean), torch.eye(len(mean), device=mean.device)) for mean, _ in self._gaussians()]
         return self.folded(plain).engine(device, side, "parts")
 
     def add_distances(self, graph: OnnxGraph, x: str) -> str:
@@ -270,9 +270,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         kept = torch.cat([torch.arange(self.length)[place] for place in (own, *(of_members[i] for i in networks))])
         mean, whitening = part.mean[kept], part.whitening[kept][:, kept]
         part.members = nn.ModuleList(part.members[i] for i in networks)
-        part.hold_gaussian(len(kept))
-        part.mean.copy_(mean)
-        part.whitening.copy_(whitening)
+        part.length, part.mean, part.whitening = len(kept), mean, whitening
         return part
 
     def _check_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:

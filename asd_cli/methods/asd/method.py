@@ -115,7 +115,9 @@ class AsdMethod(ScaledDetector, DescriptorDetector):
     def descriptor_engine(self, device: torch.device, side: int) -> Engine:
         """As `distance_engine`, without a Gaussian and not in half precision."""
         length = self.length
-        folded = FoldedEncoder(self.encoder, self.low, self.high, torch.zeros(length), torch.eye(length))
+        folded = FoldedEncoder(
+            self.encoder, self.low, self.high, torch.zeros_like(self.mean), torch.eye(length, device=self.mean.device)
+        )
         if device.type == "cpu":
             return OnnxEngine(folded.session(side, distances=False), side)
         return torch_engine(placed(folded, device), device, side)
