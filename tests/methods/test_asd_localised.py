@@ -463,7 +463,14 @@ def test_the_default_recipe_is_taught_so() -> None:
     around = {"smoothing": 4.0, "blur": 1.0, "far": 72, "texture": 21, "caution": 0.6, "weights": (1.0, 0.25)}
     assert plan.config == {"taught": "localised", **pyramid, "hidden": 32, "members": 2, **around}
     without_labels = AsdMethod.plan(TrainOptions(length=7, unlabelled=True)).config
-    assert without_labels == {**plan.config, "members": 1, "blur": 0.0, "far": 0, "caution": 0.01}
+    assert without_labels == {
+        **plan.config,
+        "members": 1,
+        "weights": (1.0, 0.1),
+        "blur": 0.0,
+        "far": 0,
+        "caution": 0.01,
+    }
     assert cast(int, plan.recipe.steps_per_epoch) == 2 * cast(int, RECIPES["standard"].steps_per_epoch)
     assert plan.facts == {"virtual_anomalies": plan.recipe.amplitudes.as_json()}
     for options in (TrainOptions(without=("compact",)), TrainOptions(loss_form="paper")):
