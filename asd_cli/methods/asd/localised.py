@@ -51,8 +51,9 @@ _LENGTH, _SCALES, _HIDDEN, _MEMBERS = 16, (0.25, 0.5, 1.0, 2.0), 32, 2
 # weights of surroundings and networks, and `SignSettings`: chosen by cross-validation within the training halves of
 # the sets of `benchmarks/accuracy.py`, whose other halves were looked at between versions
 _WEIGHTS, _SIGNS = (1.0, 0.25), SignSettings(smoothing=4.0, blur=1.0, far=72, texture=21, caution=0.6)
-# without labels the network has seen the anomalies as normal, and of hundreds of bands little but mixtures; and there
-# are no other tiles to be careful of; found on scenes of 128 x 128 px cut from the same halves
+# without labels the network has seen the anomalies as normal, and there are no other tiles to be careful of; found on
+# scenes of 128 x 128 px cut from the same halves, but that there .25 to .5 is a better weight of the network: of the
+# 200 bands of `benchmarks/unlabelled.py` it sees little more than mixtures
 _UNLABELLED = {"members": 1, "weights": (1.0, 0.1), "blur": 0.0, "far": 0, "caution": 0.01}
 _HIDDEN_CHOICES, _MOST_MEMBERS = (16, 32, 64, 128, 256), 16
 
