@@ -87,10 +87,10 @@ class Constant:
         return self._placed[key]
 
 
-def identity(size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def identity(size: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:
     """(size, size) identity matrix; on the meta device it takes no memory, and torch.eye would load torch's compiler
     there: 75 MiB."""
-    found = torch.zeros(size, size, dtype=dtype)
+    found = torch.zeros(size, size, dtype=dtype, device=device)
     return found if found.is_meta else found.fill_diagonal_(1)
 
 

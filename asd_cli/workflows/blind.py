@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from itertools import groupby
 from typing import NamedTuple
 
@@ -43,10 +44,11 @@ def blind(
     """
     found = []
     everything = tuple(range(detector.networks))
+    apart = None
+    if len(survey.folds) > 1 and isinstance(detector, DescriptorDetector):
+        apart = _Apart(detector.length, parts, earlier)
     for fold in survey.folds or (survey.held_out,):
-        normal = None
-        if len(survey.folds) > 1 and isinstance(detector, DescriptorDetector):
-            normal = _without(detector, fold, parts, earlier)
+        normal = None if apart is None else apart.without(fold)
         groups: dict[tuple[int, ...], list[Piece]] = {}
         for tile, own in groupby(fold, key=lambda piece: piece.tile):
             networks = tiles.new_to(survey.identities[tile], detector.networks)
@@ -59,20 +61,21 @@ def blind(
     return found
 
 
-def _without(
-    detector: DescriptorDetector,
-    fold: Sequence[Piece],
-    parts: Mapping[int, NormalPixels],
-    earlier: NormalPixels | None,
-) -> NormalPixels:
-    gone = {piece.tile for piece in fold}
-    known = [] if earlier is None else [earlier]
-    whole = NormalPixels.of_all(detector.length, [*known, *parts.values()])
-    rest = NormalPixels.of_all(detector.length, [*known, *(part for tile, part in parts.items() if tile not in gone)])
-    if rest.moments.count < 2:  # too few for a Gaussian
-        return whole
-    # as careful as with all tiles: it stands for the Gaussian of these
-    return replace(rest, squares=float(rest.moments.count) ** 2 / whole.tiles)
+class _Apart:
+    """Normal pixels tile by tile, beside earlier ones, of which some can be left out."""
+
+    def __init__(self, length: int, parts: Mapping[int, NormalPixels], earlier: NormalPixels | None) -> None:
+        self._parts, self._earlier = parts, NormalPixels.of_all(length, [] if earlier is None else [earlier])
+        self._whole = reduce(NormalPixels.merge, parts.values(), self._earlier)
+
+    def without(self, fold: Sequence[Piece]) -> NormalPixels:
+        """Those outside the tiles of a fold; all where too few for a Gaussian are left."""
+        gone = {piece.tile for piece in fold}
+        rest = reduce(NormalPixels.merge, (p for tile, p in self._parts.items() if tile not in gone), self._earlier)
+        if rest.moments.count < 2:
+            return self._whole
+        # as careful as with all tiles: it stands for the Gaussian of these
+        return replace(rest, squares=float(rest.moments.count) ** 2 / self._whole.tiles)
 
 
 def weigh_signs(

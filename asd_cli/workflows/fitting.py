@@ -185,6 +185,7 @@ def suspicious_tiles(
         return {}
     nothing = NormalPixels.of_all(detector.length, [])
     first = known or nothing
+    # before the sums of many tiles take memory
     if _rank(NormalPixels.of_all(detector.length, [first, *parts.values()]).moments) < detector.length:
         return {}
     before, behind = [first], [nothing]

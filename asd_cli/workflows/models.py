@@ -172,10 +172,17 @@ def normal_from(arrays: Mapping[str, NDArray[Any]]) -> NormalPixels:
     if not 2 <= count <= _MOST_PIXELS:
         raise ValueError(f"moments of {count} pixels")
     squares = float(arrays.get("squares", float(count) ** 2))
-    known = NormalPixels(Moments(count, mean, second, third, float(arrays["fourth"])), within, squares)
-    sums = (second, within)
-    shaped = all(np.abs(each).max() <= _LARGEST and np.allclose(each, each.T, rtol=1e-6) for each in sums)
-    ordered = shaped and (np.diag(within) >= 0).all() and (np.diag(within) <= 1.001 * np.diag(second)).all()
-    if not (ordered and count <= squares <= 1.001 * float(count) ** 2):
+    normal = NormalPixels(Moments(count, mean, second, third, float(arrays["fourth"])), within, squares)
+    if not _of_pixels(normal):
         raise ValueError("moments that no pixels have")
-    return known
+    return normal
+
+
+def _of_pixels(normal: NormalPixels) -> bool:
+    """Whether some pixels could have these moments, but for rounding."""
+    count, second, within = float(normal.moments.count), normal.moments.second, normal.within
+    for sums in (second, within):
+        if np.abs(sums).max() > _LARGEST or not np.allclose(sums, sums.T, rtol=1e-6):
+            return False
+    inner, whole = np.diag(within), np.diag(second)
+    return bool((inner >= 0).all() and (inner <= 1.001 * whole).all() and count <= normal.squares <= 1.001 * count**2)

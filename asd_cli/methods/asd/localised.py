@@ -37,6 +37,7 @@ from asd_cli.methods.asd.signs import FoldedSigns
 from asd_cli.methods.base import EvidenceDetector
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.scaled import ScaledDetector, pyramid_config
+from asd_cli.nn.devices import identity
 from asd_cli.nn.engines import Engine
 from asd_cli.nn.pyramid import HIDDEN, checked_pyramid
 from asd_cli.nn.smoothing import GaussianSmoothing
@@ -235,7 +236,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
 
     def descriptor_engine(self, device: torch.device, side: int) -> Engine:
         """As `distance_engine`, without a Gaussian."""
-        plain = [(torch.zeros_like(mean), torch.eye(len(mean), device=mean.device)) for mean, _ in self._gaussians()]
+        plain = [(torch.zeros_like(mean), identity(len(mean), device=mean.device)) for mean, _ in self._gaussians()]
         return self.folded(plain).engine(device, side, "parts")
 
     def add_distances(self, graph: OnnxGraph, x: str) -> str:

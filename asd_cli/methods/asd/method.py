@@ -21,7 +21,7 @@ from asd_cli.methods.base import DescriptorDetector, Detector
 from asd_cli.methods.recipe import TrainingPlan
 from asd_cli.methods.scaled import ScaledDetector, pyramid_config
 from asd_cli.methods.settings import NoSettings, read_settings
-from asd_cli.nn.devices import placed
+from asd_cli.nn.devices import identity, placed
 from asd_cli.nn.engines import Engine, OnnxEngine, torch_engine
 from asd_cli.nn.fused import available
 from asd_cli.nn.pyramid import checked_pyramid
@@ -114,10 +114,8 @@ class AsdMethod(ScaledDetector, DescriptorDetector):
 
     def descriptor_engine(self, device: torch.device, side: int) -> Engine:
         """As `distance_engine`, without a Gaussian and not in half precision."""
-        length = self.length
-        folded = FoldedEncoder(
-            self.encoder, self.low, self.high, torch.zeros_like(self.mean), torch.eye(length, device=self.mean.device)
-        )
+        standard = torch.zeros_like(self.mean), identity(self.length, device=self.mean.device)
+        folded = FoldedEncoder(self.encoder, self.low, self.high, *standard)
         if device.type == "cpu":
             return OnnxEngine(folded.session(side, distances=False), side)
         return torch_engine(placed(folded, device), device, side)
