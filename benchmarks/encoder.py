@@ -107,7 +107,7 @@ def default_engine() -> tuple[Engine, NDArray[np.float32]]:
     made = AsdMethod.create(BANDS, **plan.config).eval().requires_grad_(False)
     assert isinstance(made, EvidenceDetector)
     random = np.random.default_rng(0)
-    made.set_evidence(random.gamma(2.0, 1.0, (5000, made.signs)).astype(np.float32))
+    made.set_evidence([random.gamma(2.0, 1.0, (5000, made.signs)).astype(np.float32)])
     side = made.block_side(torch.device("cpu"))
     around = side + 2 * made.halo
     block = random.uniform(0, 1, (1, BANDS, around, around)).astype(np.float32)

@@ -90,7 +90,7 @@ def tiny_parts(kind: str) -> tuple[dict[str, Any], Arrays]:
 def _fit(detector: Detector, random: np.random.Generator) -> NormalPixels | None:
     """Give it a Gaussian, evidence or memory of noise; the pixels where it has a Gaussian."""
     if isinstance(detector, EvidenceDetector):
-        detector.set_evidence(random.normal(size=(500, detector.signs)).astype(np.float32))
+        detector.set_evidence([random.normal(size=(500, detector.signs)).astype(np.float32)])
     if isinstance(detector, MemoryDetector):
         detector.set_memory(random.normal(size=(50, detector.length)).astype(np.float32), 0)
     if not isinstance(detector, DescriptorDetector):

@@ -113,7 +113,7 @@ def calibration_options(options: type[Any], *, holdout: str) -> Callable[[F], F]
             "--false-alarm-rate",
             type=FloatRange(0, 0.5, min_open=True),
             default=rate,
-            help=f"Share of normal pixels above score 0.5.{told}",
+            help=f"Share of the normal pixels of a typical tile above score 0.5.{told}",
         )(command)
         return click.option("--holdout", type=FloatRange(0.01, 0.9), default=default(options, "holdout"), help=holdout)(
             command

@@ -107,8 +107,8 @@ Examples:
 )
 @calibration_options(
     TrainOptions,
-    holdout="Share of the normal tiles that is held out from a network, to calibrate. From each of the three of the "
-    "recipe standard it is another share, where there are enough tiles.",
+    holdout="Share of the normal tiles that is held out from a network, to calibrate. From both of the recipe standard "
+    "it is another share, and from what is fitted in one pass it is all tiles, share by share.",
 )
 @seed_option(TrainOptions)
 @device_option(TrainOptions)
@@ -117,7 +117,7 @@ Examples:
     is_flag=True,
     help="Take every valid pixel as normal, whatever labels there are, although anomalies may be among them: nothing "
     "is held out, the odd twentieth of the pixels does not shape the Gaussian, and the network of the recipe standard, "
-    "one instead of three, which has seen them all, counts less. For a scene that is its own reference.",
+    "one instead of two, which has seen them all, counts less. For a scene that is its own reference.",
 )
 @click.option("--log", type=FILE, default=None, help="CSV with one row an epoch: losses, radius, held-out figure.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted run left beside the model.")

@@ -1,7 +1,7 @@
 """Pieces of training tiles: what is trained on, what is held out, and one pass over the tiles to know both.
 
 Whole tiles are held out where there are several with normal pixels; of a single one, the region behind a cut across
-its longer side. From each of several networks other tiles can be held out.
+its longer side. Tiles can be held out in turn, and from each of several networks other ones.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ class Piece:
 class Survey:
     """The pieces of all tiles and a sample (n, bands) of the raw normal pixels of the training pieces.
 
-    folds: groups of held-out pieces. One is held out from everything; of several, each from the networks whose number
-    leaves its place as remainder, while `training` holds all pieces. None: nothing is held out. identities: of each
+    folds: groups of held-out pieces. One is held out from everything; of several, each from the Gaussian and from the
+    networks whose number leaves its place as remainder, if there is one, while `training` holds all pieces. None:
+    nothing is held out. identities: of each
     tile with normal pixels, by its number, 64 bits of a hash of its valid pixels, whatever its name and labels.
     """
 
@@ -109,14 +110,14 @@ def survey_tiles(
     halo: int,
     holdout: float,
     seed: int,
-    folds: int = 1,
+    in_turn: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Survey:
     """One pass over the tiles: pieces of at most `crop` px a side, the held-out share, a sample of normal pixels.
 
-    The same tiles and seed give the same split. With several `folds` each is another share of the tiles with at most
-    two thirds of the normal pixels, as many folds as there are tiles for, and the sample is of all tiles; with a
-    `holdout` of 0 there is none. `progress` gets tiles done and in all.
+    The same tiles and seed give the same split. `in_turn`: all tiles are held out, in folds of that share, but for
+    folds of more than two thirds of the normal pixels, and the sample is of all tiles. With a `holdout` of 0 nothing
+    is. `progress` gets tiles done and in all.
 
     Raises:
         TrainingError: no tile has a normal pixel, or a single tile has too few to hold some out.
@@ -149,8 +150,9 @@ def survey_tiles(
     training = _joined(useful)
     if held:
         groups = [_joined(held)]
-        if folds > 1:
-            groups = _fair([*groups, *_further(useful, len(held), folds - 1)], training + groups[0])
+        if in_turn and len(held) * 3 <= (len(held) + len(useful)) * 2:
+            further = [_joined(useful[place : place + len(held)]) for place in range(0, len(useful), len(held))]
+            groups = _fair([*groups, *further], training + groups[0])
             kept = set(groups[0]) if len(groups) == 1 else set()
             training = [piece for piece in chain(training, *held) if piece not in kept]
             sample.merge(held_sample)
@@ -160,12 +162,6 @@ def survey_tiles(
     key = lambda piece: (piece.tile, piece.window.row, piece.window.col)  # noqa: E731
     ordered = tuple(tuple(sorted(group, key=key)) for group in groups)
     return Survey(tuple(sorted(training, key=key)), ordered, sample, tuple(sorted(skipped)), identities)
-
-
-def _further(tiles: list[list[Piece]], size: int, most: int) -> list[list[Piece]]:
-    """At most so many groups of the pieces of `size` tiles each."""
-    count = min(most, len(tiles) // size)
-    return [_joined(tiles[place * size : (place + 1) * size]) for place in range(count)]
 
 
 def _fair(groups: list[list[Piece]], everything: list[Piece]) -> list[list[Piece]]:

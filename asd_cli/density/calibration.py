@@ -32,7 +32,8 @@ _BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0.0))
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Expected false-alarm rate of a distance: the share of normal pixels that lie at it or beyond.
+    """Expected false-alarm rate of a distance: the share of normal pixels that lie at it or beyond, of those that it is
+    fitted to (of several tiles, `typical_distances`).
 
     Between the knots the logarithm of the rate is linear in the distance; beyond the last knot it follows a
     generalised Pareto tail (Pickands 1975) that starts at that knot.

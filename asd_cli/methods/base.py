@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -71,6 +72,11 @@ class Detector(nn.Module, ABC):
     def networks(self) -> int:
         """How many are trained in turn, step by step."""
         return 1
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether all tiles can be held out, one part after another; else one part is held out from everything."""
+        return False
 
     @abstractmethod
     def distances(self, x: Tensor) -> Tensor:
@@ -199,6 +205,13 @@ class DescriptorDetector(DescribingDetector):
         self.mean.copy_(torch.from_numpy(gaussian.mean))
         self.whitening.copy_(torch.from_numpy(gaussian.whitening))
 
+    def knowing(self, normal: NormalPixels) -> Self:
+        """A twin that knows these normal pixels instead, and has what it is trained to in common with this."""
+        twin = copy(self)
+        twin._buffers = {name: None if held is None else held.clone() for name, held in self._buffers.items()}
+        twin.set_gaussian(twin.gaussian_of(normal))
+        return twin
+
     def whitened(self, x: Tensor) -> Tensor:
         """(B, bands, H + 2 halo, W + 2 halo) raw float32 -> (B, length, H, W), whose norm is the Mahalanobis distance
         of the descriptor."""
@@ -221,12 +234,12 @@ class EvidenceDetector(DescriptorDetector):
         """What maps blocks of side x side px to their (batch, signs, side, side) values, as the detector is now."""
 
     @abstractmethod
-    def set_evidence(self, rows: NDArray[np.float32]) -> None:
-        """Weigh signs from now on by those of held-out normal pixels (n, signs)."""
+    def set_evidence(self, tiles: Sequence[NDArray[np.float32]]) -> None:
+        """Weigh signs from now on by those of held-out normal pixels (n, signs), tile by tile."""
 
     @abstractmethod
-    def part(self, networks: Sequence[int], normal: NormalPixels | None) -> EvidenceDetector:
-        """A copy that has some of the networks alone, and knows other normal pixels where some are given."""
+    def part(self, networks: Sequence[int]) -> Self:
+        """A copy that has some of the networks alone."""
 
 
 class MemoryDetector(DescribingDetector):

@@ -86,6 +86,11 @@ class Padim(BackboneDetector, DescriptorDetector):
         config = {**_config(settings), "weights": settings.weights}
         return TrainingPlan(config, fitted_recipe(options, method=cls.name, crop=BLOCK), facts)
 
+    @property
+    def in_turn(self) -> bool:
+        """See `Detector`; nothing but the Gaussian knows the tiles."""
+        return True
+
     def config(self) -> dict[str, Any]:
         """JSON-ready arguments of `create`; the weights are among the arrays."""
         return _config(PadimSettings(self.backbone, "", self.halo, self.length))

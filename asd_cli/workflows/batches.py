@@ -130,7 +130,8 @@ class PieceBatches:
     def held_out(self) -> Iterable[TrainingBatch]:
         """Held-out pieces, unchanged, each for a network that does not train on it."""
         folds = self._survey.folds or (self._survey.held_out,)
-        return self._unchanged([(piece, network) for network, fold in enumerate(folds) for piece in fold])
+        mine = enumerate(folds[: self._draws.networks])
+        return self._unchanged([(piece, network) for network, fold in mine for piece in fold])
 
     def _unchanged(self, pieces: Sequence[tuple[Piece, int]]) -> Iterator[TrainingBatch]:
         count = len(pieces) if self._review is None else min(self._review, len(pieces))

@@ -18,10 +18,11 @@ from asd_cli.data.pieces import Piece, Survey
 from asd_cli.data.tiles import TileSet
 from asd_cli.density.normal import NormalPixels
 from asd_cli.density.sample import PixelSample
+from asd_cli.errors import TrainingError
 from asd_cli.methods.base import DescriptorDetector, Detector, EvidenceDetector
-from asd_cli.workflows.fitting import add_normal
+from asd_cli.workflows.fitting import NOT_FINITE, normal_rows
 
-_SIGN_PIXELS = 500_000
+_SIGN_PIXELS, _SIGN_PIXELS_OF_TILE = 500_000, 1000
 
 
 class Blind(NamedTuple):
@@ -40,60 +41,69 @@ def blind(
 ) -> list[Blind]:
     """Held-out pieces with the networks that are not trained on their tile, of known `tiles`, and of several folds with
     what it knows of the normal pixels of the tiles outside their fold (and `earlier` ones). Pieces that all networks
-    are trained on are left out.
+    are trained on are left to all of them where the Gaussian at least is new to them, and left out of a single fold.
     """
     found = []
     everything = tuple(range(detector.networks))
     apart = None
     if len(survey.folds) > 1 and isinstance(detector, DescriptorDetector):
-        apart = _Apart(detector.length, parts, earlier)
+        apart = _Apart(detector, parts, earlier)
     for fold in survey.folds or (survey.held_out,):
-        normal = None if apart is None else apart.without(fold)
+        judge = detector if apart is None else apart.without(fold)
         groups: dict[tuple[int, ...], list[Piece]] = {}
         for tile, own in groupby(fold, key=lambda piece: piece.tile):
             networks = tiles.new_to(survey.identities[tile], detector.networks)
             groups.setdefault(everything if networks is None else networks, []).extend(own)
         for networks, pieces in groups.items():
-            if networks == everything and normal is None:
-                found.append(Blind(detector, pieces))
-            elif networks and isinstance(detector, EvidenceDetector):
-                found.append(Blind(detector.part(networks, normal), pieces))
+            if networks == everything or (apart and not networks):
+                found.append(Blind(judge, pieces))
+            elif networks and isinstance(judge, EvidenceDetector):
+                found.append(Blind(judge.part(networks), pieces))
     return found
 
 
 class _Apart:
-    """Normal pixels tile by tile, beside earlier ones, of which some can be left out."""
+    """A detector and its normal pixels tile by tile, beside earlier ones, of which some can be left out."""
 
-    def __init__(self, length: int, parts: Mapping[int, NormalPixels], earlier: NormalPixels | None) -> None:
-        self._parts, self._earlier = parts, NormalPixels.of_all(length, [] if earlier is None else [earlier])
+    def __init__(
+        self, detector: DescriptorDetector, parts: Mapping[int, NormalPixels], earlier: NormalPixels | None
+    ) -> None:
+        self._detector, self._parts = detector, parts
+        self._earlier = NormalPixels.of_all(detector.length, [] if earlier is None else [earlier])
         self._whole = reduce(NormalPixels.merge, parts.values(), self._earlier)
 
-    def without(self, fold: Sequence[Piece]) -> NormalPixels:
-        """Those outside the tiles of a fold; all where too few for a Gaussian are left."""
+    def without(self, fold: Sequence[Piece]) -> DescriptorDetector:
+        """The detector as it is without the tiles of a fold; as it is where too few pixels for a Gaussian are left."""
         gone = {piece.tile for piece in fold}
         rest = reduce(NormalPixels.merge, (p for tile, p in self._parts.items() if tile not in gone), self._earlier)
         if rest.moments.count < 2:
-            return self._whole
+            return self._detector
         # as careful as with all tiles: it stands for the Gaussian of these
-        return replace(rest, squares=float(rest.moments.count) ** 2 / self._whole.tiles)
+        return self._detector.knowing(replace(rest, squares=float(rest.moments.count) ** 2 / self._whole.tiles))
 
 
 def weigh_signs(
     detector: EvidenceDetector, held_out: Sequence[Blind], tiles: TileSet, device: torch.device, seed: int
 ) -> None:
-    """Show the detector, and those that stand for it, the signs of held-out normal pixels, a uniform sample where there
-    are more than half a million.
+    """Show the detector, and those that stand for it, the signs of held-out normal pixels, of each tile a uniform
+    sample where there are more than half a million in all.
 
     Raises:
         TrainingError: none of them is finite.
     """
-    sample = PixelSample(_SIGN_PIXELS, detector.signs, seed)
     signing = [(one, pieces) for one, pieces in held_out if isinstance(one, EvidenceDetector)]
+    numbers = {piece.tile for _, pieces in signing for piece in pieces}
+    each = max(_SIGN_PIXELS // len(numbers), _SIGN_PIXELS_OF_TILE)
+    samples = {tile: PixelSample(each, detector.signs, seed) for tile in sorted(numbers)}
     for one, pieces in signing:
         engine = one.sign_engine(device, one.piece_side())
-        add_normal(sample, one, engine, tiles, pieces, lambda count: None)
+        for piece, rows in normal_rows(one, engine, detector.signs, tiles, pieces, lambda count: None):
+            samples[piece.tile].add(rows, (piece.tile, piece.window.row, piece.window.col))
+    shown = [sample.rows for sample in samples.values() if sample.count]
+    if not shown:
+        raise TrainingError(NOT_FINITE)
     for one in (detector, *(one for one, _ in signing)):
-        one.set_evidence(sample.rows)
+        one.set_evidence(shown)
 
 
 def held_out_text(tiles: int, folds: int) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from asd_cli.data.pieces import Piece, PieceData
 from asd_cli.data.tiles import TileSet
 from asd_cli.density.calibration import Calibration
 from asd_cli.density.sample import PixelSample
+from asd_cli.density.typical import typical_distances
 from asd_cli.methods.base import Detector, EvidenceDetector
 from asd_cli.metrics.histogram import ScoreCollector
 from asd_cli.metrics.roc import auc
@@ -23,10 +25,10 @@ from asd_cli.workflows.fitting import Advance, mapped_pieces
 from asd_cli.workflows.mapping import BlockMapper
 
 _log = logging.getLogger(__name__)
-_KEPT = 2_000_000
-_KEPT_HALF = 500_000
+_KEPT, _KEPT_OF_TILE = 2_000_000, 1000
 _OFF = 3.0  # a cross-check this many times off the rate that was asked for is worth a warning
 _ODD_TILE = 10.0  # share of a held-out tile above the threshold of the others, in units of the rate
+_TINY = 1e-30
 _FEWEST_ALARMS = 10  # expected false alarms below which a share says nothing
 
 
@@ -34,9 +36,9 @@ _FEWEST_ALARMS = 10  # expected false alarms below which a share says nothing
 class HeldOutFigures:
     """How the model does on held-out normal pixels.
 
-    median, threshold: distances. false_alarm_check: share of one half of the held-out tiles above the threshold that
-    the other half gives (of a single tile, halves of its pieces), None where there is too little of them. auc: against
-    other classes in the held-out tiles, None without any.
+    median, threshold: distances of the typical tile. false_alarm_check: share of one half of the held-out tiles above
+    the threshold that the other half gives (of a single tile, halves of its pieces), None where there is too little of
+    them. auc: against other classes in the held-out tiles, None without any.
     """
 
     pixels: int
@@ -62,12 +64,20 @@ class HeldOutFigures:
 
 @dataclass(frozen=True)
 class _Kept:
-    """Samples of distances: of all held-out normal pixels, of either half, and of each tile."""
+    """Samples of distances of held-out normal pixels: of each tile by its number, or of both halves of a single one."""
 
-    everything: PixelSample
-    halves: tuple[PixelSample, PixelSample]
-    tiles: dict[int, PixelSample]
+    parts: dict[int, PixelSample]
+    several_tiles: bool
     scores: ScoreCollector
+
+    @property
+    def count(self) -> int:
+        """How many distances there were."""
+        return sum(part.count for part in self.parts.values())
+
+    def distances(self) -> dict[int, NDArray[np.float32]]:
+        """Those of each part that has any, (n,)."""
+        return {number: part.rows[:, 0] for number, part in self.parts.items() if part.count}
 
 
 def calibrate(
@@ -80,45 +90,44 @@ def calibrate(
     seed: int,
     advance: Advance,
 ) -> tuple[Calibration, HeldOutFigures]:
-    """Distances of held-out normal pixels -> calibration, and how good it looks; warns of what makes it doubtful.
+    """Distances of held-out normal pixels -> calibration for the typical tile, and how good it looks; warns of what
+    makes it doubtful.
 
     A detector of several signs first learns from the same pixels how to weigh them. At most two million distances are
-    kept, a uniform sample where there are more.
+    kept, or a thousand of each tile where there are more than two thousand: a uniform sample of those of each.
     """
     if isinstance(detector, EvidenceDetector):
         weigh_signs(detector, held_out, tiles, device, seed)
     kept = _collect(held_out, tiles, device, seed, advance)
-    distances = kept.everything.rows[:, 0]
-    calibration = Calibration.fit(distances, rate)
+    parts = kept.distances()
+    rows = list(parts.values())
+    distances = typical_distances(rows if kept.several_tiles else [np.concatenate(rows)] if rows else [], rate)
+    calibration = replace(Calibration.fit(distances, rate), count=kept.count)
     curve = kept.scores.curve()
     figures = HeldOutFigures(
-        pixels=kept.everything.count,
+        pixels=kept.count,
         median=float(np.median(distances)),
         threshold=calibration.threshold,
         false_alarm_rate=rate,
-        false_alarm_check=_cross_check([half.rows for half in kept.halves], rate),
+        false_alarm_check=_cross_check(rows, rate),
         auc=auc(curve) if curve.has_both_classes else None,
     )
-    _warn(figures, _odd_tiles(kept.tiles, rate), tiles)
+    _warn(figures, _odd_tiles(parts, rate) if kept.several_tiles else {}, tiles)
     return calibration, figures
 
 
 def _collect(held_out: Sequence[Blind], tiles: TileSet, device: torch.device, seed: int, advance: Advance) -> _Kept:
     pieces = [piece for _, some in held_out for piece in some]
-    order = {tile: place for place, tile in enumerate(dict.fromkeys(piece.tile for piece in pieces))}
-    each = max(_KEPT // len(order) // 4, 1000)
-    kept = _Kept(
-        PixelSample(_KEPT, 1, seed),
-        (PixelSample(_KEPT_HALF, 1, seed), PixelSample(_KEPT_HALF, 1, seed)),
-        {tile: PixelSample(each, 1, seed) for tile in order},
-        ScoreCollector(),
-    )
+    numbers = list(dict.fromkeys(piece.tile for piece in pieces))
+    several = len(numbers) > 1
+    keys = numbers if several else [0, 1]
+    each = max(_KEPT // len(keys), _KEPT_OF_TILE)
+    kept = _Kept({key: PixelSample(each, 1, seed) for key in keys}, several, ScoreCollector())
     for place, (piece, data, distances) in enumerate(_distances(held_out, tiles, device, advance)):
         normal = distances[data.normal][:, None]
         # neighbours in one tile are alike: only whole tiles make an honest check
-        half = order[piece.tile] % 2 if len(order) > 1 else 2 * place // len(pieces)
-        for sample in (kept.everything, kept.halves[half], kept.tiles[piece.tile]):
-            sample.add(normal, (piece.tile, piece.window.row, piece.window.col))
+        key = piece.tile if several else 2 * place // len(pieces)
+        kept.parts[key].add(normal, (piece.tile, piece.window.row, piece.window.col))
         kept.scores.add(normal[:, 0], np.zeros(len(normal), np.uint8))
         other = ~np.isnan(distances) & (tiles.anomalous_class(data.codes) != IGNORED)
         kept.scores.add(distances[other], np.ones(np.count_nonzero(other), np.uint8))
@@ -135,27 +144,34 @@ def _distances(
                 yield piece, data, values[0]
 
 
-def _cross_check(halves: Sequence[NDArray[np.float32]], rate: float) -> float | None:
-    """Mean share of one half above the threshold of the other; None where a half has fewer than 100 pixels."""
-    if min(len(half) for half in halves) < 100:
+def _cross_check(parts: Sequence[NDArray[np.float32]], rate: float) -> float | None:
+    """Mean share of every other tile above the threshold of the rest, and of these above theirs; None where either
+    half has fewer than 100 pixels."""
+    halves = parts[::2], parts[1::2]
+    if min(sum(map(len, half)) for half in halves) < 100:
         return None
-    thresholds = [Calibration.fit(half, rate).threshold for half in halves]
-    above = [np.mean(halves[1] >= thresholds[0]), np.mean(halves[0] >= thresholds[1])]
-    return float(np.mean(above))
+    thresholds = [_threshold(half, rate) for half in halves]
+    shares = [
+        [np.mean(tile >= threshold) for tile in half] for half, threshold in zip(halves, thresholds[::-1], strict=True)
+    ]
+    return float(np.mean([np.mean(half) for half in shares]))
 
 
-def _odd_tiles(samples: Mapping[int, PixelSample], rate: float) -> dict[int, float]:
+def _threshold(tiles: Sequence[NDArray[np.float32]], rate: float) -> float:
+    return Calibration.fit(typical_distances(tiles, rate), rate).threshold
+
+
+def _odd_tiles(tiles: Mapping[int, NDArray[np.float32]], rate: float) -> dict[int, float]:
     """Held-out tiles with far more pixels above the threshold of the other held-out tiles than asked: their share."""
-    rows = {tile: sample.rows[:, 0] for tile, sample in samples.items()}
+    telling = {tile: own for tile, own in tiles.items() if len(own) * rate >= _FEWEST_ALARMS / 10}
+    logs = {tile: math.log(max(float(np.quantile(own, 1 - rate)), _TINY)) for tile, own in telling.items()}
     odd: dict[int, float] = {}
-    for tile, own in rows.items():
-        others = [values for other, values in rows.items() if other != tile]
-        rest = np.concatenate(others) if others else np.zeros(0, np.float32)
-        if min(len(rest), len(own)) * rate < _FEWEST_ALARMS / 10:
-            continue
-        share = float(np.mean(own >= Calibration.fit(rest, rate).threshold))
-        if share > _ODD_TILE * rate:
-            odd[tile] = share
+    for tile, own in telling.items():
+        if len(telling) > 1:
+            others = math.exp((sum(logs.values()) - logs[tile]) / (len(telling) - 1))
+            share = float(np.mean(own > others))
+            if share > _ODD_TILE * rate:
+                odd[tile] = share
     return odd
 
 
@@ -163,7 +179,7 @@ def _warn(figures: HeldOutFigures, odd: Mapping[int, float], tiles: TileSet) -> 
     for tile, share in odd.items():
         _log.warning(
             "%s: %.2g of its held-out normal pixels lie above the threshold of the other held-out tiles (%.2g asked); "
-            "it raises the threshold for all: check its labels, or hold out more tiles",
+            "check its labels, or give more tiles like it",
             tiles.sources[tile].path,
             share,
             figures.false_alarm_rate,

@@ -75,7 +75,7 @@ def fit_gaussian(
     tiles = open_tiles_for(model, options.tiles)
     check_not_read([options.output], tiles.files)
     survey = survey_tiles(
-        tiles, crop=_CROP, halo=detector.halo, holdout=options.holdout, seed=options.seed, folds=detector.networks
+        tiles, crop=_CROP, halo=detector.halo, holdout=options.holdout, seed=options.seed, in_turn=detector.in_turn
     )
     advance = _Counter(progress, len(survey.training) + len(survey.held_out))
     parts = tile_normals(detector, tiles, survey.training, device, advance)
@@ -118,14 +118,13 @@ def _held_out(
     known = [i for i in survey.identities.values() if model.tiles.new_to(i, detector.networks) is not None]
     if known and old is not None:
         _log.warning("--update: the model knows %d of the tiles already; give only new ones", len(known))
-    held_out = blind(detector, survey, parts, model.tiles, old)
-    if held_out:
-        return held_out
-    _log.warning(
-        "the networks are trained on all tiles that are held out here, so that the calibration expects too few false "
-        "alarms; give other tiles, or --seed and --holdout as at the training"
-    )
-    return [Blind(detector, survey.held_out)]
+    held_out = {survey.identities[piece.tile] for piece in survey.held_out}
+    if all(model.tiles.new_to(identity, detector.networks) == () for identity in held_out):
+        _log.warning(
+            "the networks are trained on all tiles that are held out here, so that the calibration expects too few "
+            "false alarms; give other tiles, or --seed and --holdout as at the training"
+        )
+    return blind(detector, survey, parts, model.tiles, old) or [Blind(detector, survey.held_out)]
 
 
 def _with_normal_of(model: Model, options: FitGaussianOptions) -> FitGaussianOptions:

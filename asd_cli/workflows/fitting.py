@@ -28,6 +28,7 @@ _PIXELS_PER_VALUE = 50  # fewer pixels than this for each entry of the covarianc
 _CONTAMINATED = 4.0  # mean squared distance of a tile under the others, over the length of descriptors
 _TRIMMED, _TRIM_VALUES = 0.05, 10_000_000
 _THIN = 1e-10  # variance of a direction, relative to the widest, that is rounding of float32 descriptors
+NOT_FINITE = "the descriptors are not finite; check the tiles for odd values (--bands, --nodata)"
 Advance = Callable[[int], None]
 
 
@@ -95,7 +96,7 @@ def tile_normals(
     """Normal pixels, tile by tile, of those `within` a limit only; one pass."""
     engine, length = detector.descriptor_engine(device, detector.piece_side()), detector.length
     moments: dict[int, Moments] = {}
-    for piece, every in _normal_rows(detector, engine, length, tiles, pieces, advance):
+    for piece, every in normal_rows(detector, engine, length, tiles, pieces, advance):
         rows = every if within is None else every[within.keeps(every)]
         moments[piece.tile] = moments.get(piece.tile, Moments.empty(length)).merge(Moments.of(rows))
     return {tile: NormalPixels.of_tile(own) for tile, own in moments.items()}
@@ -124,13 +125,13 @@ def add_normal(
     sample: PixelSample, detector: Detector, engine: Engine, tiles: TileSet, pieces: Sequence[Piece], advance: Advance
 ) -> None:
     """Add to a sample what an engine makes of the normal pixels of pieces."""
-    for piece, rows in _normal_rows(detector, engine, sample.bands, tiles, pieces, advance):
+    for piece, rows in normal_rows(detector, engine, sample.bands, tiles, pieces, advance):
         sample.add(rows, (piece.tile, piece.window.row, piece.window.col))
     if not sample.count:
-        raise TrainingError("the descriptors are not finite; check the tiles for odd values (--bands, --nodata)")
+        raise TrainingError(NOT_FINITE)
 
 
-def _normal_rows(
+def normal_rows(
     detector: Detector, engine: Engine, channels: int, tiles: TileSet, pieces: Sequence[Piece], advance: Advance
 ) -> Iterator[tuple[Piece, NDArray[np.float32]]]:
     """Each piece with what an engine makes of its normal pixels, (n, channels)."""
@@ -149,7 +150,7 @@ def fit_normal(detector: DescriptorDetector, normal: NormalPixels) -> Gaussian:
     if moments.count < 2:
         raise TrainingError(f"{moments.count} normal pixel(s) to fit the Gaussian on; at least 2 are needed")
     if not (np.isfinite(moments.mean).all() and np.isfinite(moments.second).all()):
-        raise TrainingError("the descriptors are not finite; check the tiles for odd values (--bands, --nodata)")
+        raise TrainingError(NOT_FINITE)
     gaussian = detector.gaussian_of(normal)
     wanted = _PIXELS_PER_VALUE * np.count_nonzero(np.tril(gaussian.covariance))
     if moments.count < wanted:

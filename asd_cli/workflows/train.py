@@ -166,7 +166,7 @@ def _prepare(options: TrainOptions, plan: TrainingPlan, tiles: TileSet, device: 
     crop = options.crop or plan.recipe.crop
     holdout = 0.0 if options.unlabelled else options.holdout
     survey = survey_tiles(
-        tiles, crop=crop, halo=detector.halo, holdout=holdout, seed=options.seed, folds=detector.networks
+        tiles, crop=crop, halo=detector.halo, holdout=holdout, seed=options.seed, in_turn=detector.in_turn
     )
     for path in survey.skipped:
         _log.info("%s: skipped, it has no normal pixel", path)

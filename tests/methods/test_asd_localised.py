@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from asd_cli.density.moments import Moments
 from asd_cli.density.normal import NormalPixels
 from asd_cli.density.unseen import fit_for_unseen
 from asd_cli.errors import InputError, ModelFileError
-from asd_cli.methods.asd.evidence import Evidence
+from asd_cli.methods.asd.evidence import Evidence, steady_weights
 from asd_cli.methods.asd.half import HalfScorer
 from asd_cli.methods.asd.localised import LocalisedAsd
 from asd_cli.methods.asd.method import AsdMethod
@@ -65,7 +66,7 @@ def random_method(
     tiles = [random.normal(random.normal(size=made.length), 1, (500, made.length)) @ factor for _ in range(3)]
     normal = NormalPixels.of_all(made.length, [NormalPixels.of_tile(Moments.of(tile)) for tile in tiles])
     made.set_gaussian(made.gaussian_of(normal))
-    made.set_evidence(random.gamma(2.0, 1.0, (5000, 2)).astype(np.float32))
+    made.set_evidence([random.gamma(2.0, 1.0, (5000, 2)).astype(np.float32)])
     return made.eval().requires_grad_(False)
 
 
@@ -161,17 +162,17 @@ def test_parts_are_fitted_apart() -> None:
 def test_a_part_of_the_networks_knows_its_share_of_the_gaussian() -> None:
     made = random_method(3, members=3, far=8)
     x = image(made, 16)
-    part = made.part([2, 0], None)
+    part = made.part([2, 0])
     assert (part.networks, part.length, part.config()["members"]) == (2, 6 + 2 * 4, 2)
     descriptors = made.descriptors(x)
     of_part = torch.cat([descriptors[:, :6], descriptors[:, 14:18], descriptors[:, 6:10]], dim=1)
     torch.testing.assert_close(part.descriptors(x), of_part)
     torch.testing.assert_close(part.all_signs(x)[:, 0], made.all_signs(x)[:, 0])
-    each = [made.part([number], None).all_signs(x)[:, 1] for number in range(3)]
+    each = [made.part([number]).all_signs(x)[:, 1] for number in range(3)]
     torch.testing.assert_close(part.all_signs(x)[:, 1], (each[2] + each[0]) / 2)
     rows = np.random.default_rng(0).normal(size=(300, made.length))
     normal = NormalPixels.of_tile(Moments.of(rows))
-    refitted = made.part([1], normal)
+    refitted = made.knowing(normal).part([1])
     np.testing.assert_allclose(refitted.mean.numpy(), np.r_[rows.mean(0)[:6], rows.mean(0)[10:14]], rtol=1e-5)
     assert made.networks == 3
     assert not torch.equal(made.mean[:6], refitted.mean[:6])
@@ -180,7 +181,7 @@ def test_a_part_of_the_networks_knows_its_share_of_the_gaussian() -> None:
 def test_parts_and_folded_networks_stay_on_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device stands for a GPU."""
     made = random_method(3, members=2, far=8).to("meta")
-    part = made.part([1], None)
+    part = made.part([1])
     assert {tensor.device.type for tensor in part.state_dict().values()} == {"meta"}
     devices = set()
 
@@ -293,12 +294,38 @@ def test_evidence_counts_pixels_of_one_value_at_the_next_step() -> None:
     assert evidence(torch.full((1, 1, 1, 1), 2.0)).item() == 0
 
 
+def spread(tiles: list[float], seed: int = 0, count: int = 5000) -> list[NDArray[np.float32]]:
+    """Two signs of tiles: the first alike in all, up to sampling and a tenth, the second times a factor for each."""
+    random = np.random.default_rng(seed)
+    rows = random.gamma(4.0, 1.0, (count, 2))
+    return [(rows * (1.1 ** (place % 2), factor)).astype(np.float32) for place, factor in enumerate(tiles)]
+
+
+@pytest.mark.parametrize("weight", [0.3, 0.8])
+def test_a_sign_that_depends_on_the_tile_counts_less(weight: float) -> None:
+    steps = np.array([0, 1, 0, 1])
+    for factor in (1.3, 2.0):
+        first, second = steady_weights(spread(list(factor**steps)), (1.0, weight))
+        assert first == 1.0
+        assert second == pytest.approx(weight * (np.log(1.1) / np.log(factor)) ** 2, rel=1e-2)
+    assert steady_weights(spread(list(1.1**steps)), (1.0, weight)) == [1.0, pytest.approx(weight, rel=1e-4)]
+    assert steady_weights(spread([1, 1, 1, 1]), (1.0, weight)) == [1.0, 1.0]
+    assert steady_weights(spread([1, 1, 1, 1]), (1.0, 0.0)) == [1.0, 0.0]
+
+
+def test_of_what_tells_no_tiles_apart_weights_stay() -> None:
+    assert steady_weights(spread([3.0]), (1.0, 0.3)) == [1.0, 0.3]
+    assert steady_weights(spread([1.0, 9.0], count=400), (1.0, 0.3)) == [1.0, 0.3]  # too small: counted as one
+    constant = [np.zeros((5000, 2), np.float32)] * 3
+    assert steady_weights(constant, (1.0, 0.3)) == [1.0, pytest.approx(0.3, rel=1e-4)]
+
+
 def test_the_weights_are_those_of_the_configuration() -> None:
     rows = np.random.default_rng(0).gamma(2.0, 1.0, (5000, 2)).astype(np.float32)
     slopes = []
     for weights in ((0.5, 1.0), (1.0, 0.25)):
         made = LocalisedAsd.create(2, length=4, scales=(1.0,), patch_size=15, weights=weights)
-        made.set_evidence(rows)
+        made.set_evidence([rows])
         slopes.append(made.evidence.slopes)
     torch.testing.assert_close(slopes[1], slopes[0] * torch.tensor([[2.0], [0.25]]))
 
@@ -460,7 +487,7 @@ def test_fewer_steps_than_networks_are_worth_a_warning(caplog: pytest.LogCapture
 def test_the_default_recipe_is_taught_so() -> None:
     plan = AsdMethod.plan(TrainOptions(length=7))
     pyramid = {"length": 7, "scales": (0.25, 0.5, 1.0, 2.0), "patch_size": 15}
-    around = {"smoothing": 4.0, "blur": 1.0, "far": 72, "texture": 21, "caution": 0.6, "weights": (1.0, 0.25)}
+    around = {"smoothing": 4.0, "blur": 1.0, "far": 72, "texture": 21, "caution": 0.6, "weights": (1.0, 0.35)}
     assert plan.config == {"taught": "localised", **pyramid, "hidden": 32, "members": 2, **around}
     without_labels = AsdMethod.plan(TrainOptions(length=7, unlabelled=True)).config
     assert without_labels == {

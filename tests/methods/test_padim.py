@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from asd_cli.data.scaling import Scaling
 from asd_cli.density.gaussian import Gaussian
+from asd_cli.density.moments import Moments
+from asd_cli.density.normal import NormalPixels
 from asd_cli.errors import InputError, ModelFileError
 from asd_cli.methods.padim import Padim
 from asd_cli.options import TrainOptions
@@ -155,3 +157,16 @@ def test_no_paper_recipe() -> None:
 def test_more_channels_than_there_are() -> None:
     with pytest.raises(ValueError, match="channels=25 is more than the 24 of resnet18"):
         made(channels=25)
+
+
+def test_a_twin_that_knows_other_pixels_shares_the_network_alone() -> None:
+    padim = made()
+    before = {name: value.clone() for name, value in padim.state_dict().items()}
+    rows = np.random.default_rng(3).normal(2, 1, (500, padim.length))
+    twin = padim.knowing(NormalPixels.of_tile(Moments.of(rows)))
+    np.testing.assert_allclose(twin.mean.numpy(), rows.mean(0), rtol=1e-4)
+    mine, theirs = dict(padim.named_parameters()), dict(twin.named_parameters())
+    assert mine
+    assert all(mine[name] is theirs[name] for name in mine)
+    twin.mean.fill_(7.0)
+    assert all(torch.equal(value, before[name]) for name, value in padim.state_dict().items())

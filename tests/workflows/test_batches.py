@@ -108,8 +108,9 @@ def test_networks_take_turns_on_what_is_not_held_out_from_them() -> None:
 
 
 def test_no_network_sees_its_own_fold(tiles: TileSet) -> None:
-    found = survey_tiles(tiles, crop=CROP, halo=HALO, holdout=0.2, seed=0, folds=3)
+    found = survey_tiles(tiles, crop=CROP, halo=HALO, holdout=0.2, seed=0, in_turn=True)
     batches = make(tiles, found, crop=None, draws=Draws(1, networks=3))
+    assert len(found.folds) == 3
     for network, fold in enumerate(found.folds):
         pieces = batches.pieces[network]
         assert {piece.tile for piece in pieces} == {0, 1, 2} - {piece.tile for piece in fold}
@@ -124,7 +125,7 @@ def test_no_network_sees_a_pixel_of_its_own_fold(make_tiles: Callable[..., Path]
     """Tiles of one value each: moved crops, and the patches that virtual anomalies are filled from."""
     folder = make_tiles(tmp_path / "tiles", [np.full((2, 64, 48), 10.0 * (i + 1), np.float32) for i in range(5)])
     flat = open_tiles(TileOptions(tiles=(str(folder),)))
-    found = survey_tiles(flat, crop=CROP, halo=HALO, holdout=0.2, seed=0, folds=3)
+    found = survey_tiles(flat, crop=CROP, halo=HALO, holdout=0.2, seed=0, in_turn=True)
     scaling, drawn = Scaling.robust(found.sample), set[float]()
 
     def virtual(unit: Any, draw: Any, random: np.random.Generator) -> tuple[Any, Any]:

@@ -16,8 +16,10 @@ from asd_cli.data.tiles import TileSet
 from asd_cli.density.calibration import Calibration
 from asd_cli.density.moments import Moments
 from asd_cli.density.normal import NormalPixels
+from asd_cli.density.typical import typical_distances
 from asd_cli.methods.asd.localised import LocalisedAsd
 from asd_cli.methods.base import EvidenceDetector
+from asd_cli.methods.rx.method import RxMethod
 from asd_cli.options import FitGaussianOptions, TileOptions, TrainOptions
 from asd_cli.raster.windows import Window
 from asd_cli.workflows.blind import Blind, blind
@@ -66,11 +68,13 @@ def fitted(detector: LocalisedAsd, tiles: TileSet, survey: Survey) -> dict[int, 
     return parts
 
 
-@pytest.mark.parametrize(("holdout", "networks"), [(0.2, [[0], [1], [2]]), (0.5, [[0, 2], [1]])])
+@pytest.mark.parametrize(
+    ("holdout", "networks"), [(0.2, [[0], [1], [2], *[[0, 1, 2]] * 3]), (0.3, [[0], [1], [2]]), (0.5, [[0, 2], [1]])]
+)
 def test_each_fold_is_judged_by_what_does_not_know_it(
     tiles: TileSet, detector: LocalisedAsd, holdout: float, networks: list[list[int]]
 ) -> None:
-    survey = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=holdout, seed=0, folds=3)
+    survey = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=holdout, seed=0, in_turn=True)
     parts = fitted(detector, tiles, survey)
     before, whole = detector.mean.clone(), NormalPixels.of_all(detector.length, parts.values())
     held_out = blind(detector, survey, parts, KnownTiles.of(survey))
@@ -92,7 +96,7 @@ def test_each_fold_is_judged_by_what_does_not_know_it(
 
 
 def test_the_calibration_is_of_distances_of_tiles_that_are_new_to_them(tiles: TileSet, detector: LocalisedAsd) -> None:
-    survey = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=0.2, seed=0, folds=3)
+    survey = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=0.2, seed=0, in_turn=True)
     held_out = blind(detector, survey, fitted(detector, tiles, survey), KnownTiles.of(survey))
     calibration, figures = calibrate(detector, tiles, held_out, CPU, rate=0.01, seed=0, advance=lambda count: None)
 
@@ -115,18 +119,19 @@ def test_the_calibration_is_of_distances_of_tiles_that_are_new_to_them(tiles: Ti
         return one.all_signs
 
     twin = LocalisedAsd.create(2, **{k: v for k, v in detector.config().items() if k != "taught"})
-    twin.set_evidence(maps(signs).T.astype(np.float32))
+    twin.set_evidence(np.split(maps(signs).T.astype(np.float32), 6))
     for one in (detector, *(one for one, _ in held_out)):
         assert isinstance(one, LocalisedAsd)
         torch.testing.assert_close(one.evidence.starts, twin.evidence.starts, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(one.evidence.slopes, twin.evidence.slopes, rtol=2e-3, atol=2e-3)
     distances = maps(lambda one: one.distances)[0]
-    assert figures.pixels == distances.size == 3 * SIDE * (SIDE - 5)
-    assert calibration.threshold == pytest.approx(Calibration.fit(distances, 0.01).threshold, rel=1e-3)
+    assert figures.pixels == distances.size == 6 * SIDE * (SIDE - 5)
+    typical = Calibration.fit(typical_distances(np.split(distances, 6), 0.01), 0.01)
+    assert calibration.threshold == pytest.approx(typical.threshold, rel=1e-3)
 
 
 def test_earlier_pixels_stay_in_what_each_knows(tiles: TileSet, detector: LocalisedAsd) -> None:
-    survey = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=0.2, seed=0, folds=3)
+    survey = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=0.2, seed=0, in_turn=True)
     parts = fitted(detector, tiles, survey)
     random = np.random.default_rng(0)
     earlier = NormalPixels.of_tile(Moments.of(random.normal(3, 1, (5000, detector.length))))
@@ -151,11 +156,34 @@ def test_a_fold_with_all_but_a_pixel_is_judged_by_the_gaussian_of_all(
     images = [make_texture(seed, 2, SIDE, SIDE) for seed in range(2)]
     folder = make_tiles(tmp_path / "few", images, labels)
     few = open_tiles(TileOptions(tiles=(str(folder),), normal=("forest",)))
-    survey = survey_tiles(few, crop=64, halo=detector.halo, holdout=0.5, seed=0, folds=2)
+    survey = survey_tiles(few, crop=64, halo=detector.halo, holdout=0.5, seed=0, in_turn=True)
     assert len(survey.folds) == 2
     for judge, _ in blind(detector, survey, fitted(detector, few, survey), KnownTiles.none()):
         assert isinstance(judge, LocalisedAsd)
         torch.testing.assert_close(judge.mean, detector.mean)
+
+
+@pytest.mark.parametrize("mode", ["global", "local", "subspace"])
+def test_what_is_fitted_alone_is_held_out_in_turn(tiles: TileSet, mode: str) -> None:
+    """RX is fitted on all tiles, and each is judged by a fit without it."""
+    rx = RxMethod.create(2, mode=mode)
+    assert rx.in_turn
+    survey = survey_tiles(tiles, crop=64, halo=rx.halo, holdout=0.2, seed=0, in_turn=True)
+    assert survey.training_tiles == survey.held_out_tiles == 6
+    parts = tile_normals(rx, tiles, survey.training, CPU, lambda count: None)
+    fit_normal(rx, NormalPixels.of_all(2, parts.values()))
+    before = {name: value.clone() for name, value in rx.state_dict().items()}
+    for judge, pieces in blind(rx, survey, parts, KnownTiles.none()):
+        assert isinstance(judge, RxMethod)
+        others = NormalPixels.of_all(2, (parts[tile] for tile in parts if tile not in {piece.tile for piece in pieces}))
+        alone = RxMethod.create(2, mode=mode)
+        alone.low.copy_(rx.low)
+        alone.high.copy_(rx.high)
+        fit_normal(alone, others)
+        x = torch.rand(1, 2, 9 + 2 * rx.halo, 9 + 2 * rx.halo) * 200
+        torch.testing.assert_close(judge.distances(x), alone.distances(x))
+        assert not torch.equal(judge.mean, rx.mean)
+    assert all(torch.equal(value, before[name]) for name, value in rx.state_dict().items())
 
 
 def test_of_one_fold_the_detector_judges_what_its_networks_do_not_know(tiles: TileSet, detector: LocalisedAsd) -> None:
@@ -164,7 +192,7 @@ def test_of_one_fold_the_detector_judges_what_its_networks_do_not_know(tiles: Ti
     nothing = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=0.0, seed=0)
     assert blind(detector, nothing, {}, KnownTiles.of(nothing)) == []
     assert blind(detector, nothing, {}, KnownTiles.none()) == [Blind(detector, list(nothing.training))]
-    three = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=0.2, seed=0, folds=3)
+    three = survey_tiles(tiles, crop=64, halo=detector.halo, holdout=0.2, seed=0, in_turn=True)
     judged = blind(detector, one_fold, {}, KnownTiles.of(three))
     assert judged
     for judge, pieces in judged:
@@ -177,8 +205,8 @@ def test_of_one_fold_the_detector_judges_what_its_networks_do_not_know(tiles: Ti
 
 
 def test_tiles_are_known_by_their_pixels(tiles: TileSet) -> None:
-    survey = survey_tiles(tiles, crop=64, seed=0, halo=16, holdout=0.2, folds=3)
-    again = survey_tiles(tiles.subset([5, 3, 1, 0, 2, 4]), crop=18, seed=9, halo=16, holdout=0.2, folds=3)
+    survey = survey_tiles(tiles, crop=64, seed=0, halo=16, holdout=0.2, in_turn=True)
+    again = survey_tiles(tiles.subset([5, 3, 1, 0, 2, 4]), crop=18, seed=9, halo=16, holdout=0.2, in_turn=True)
     assert sorted(survey.identities.values()) == sorted(again.identities.values())
     assert len(set(survey.identities.values())) == 6
     known = KnownTiles.from_arrays(KnownTiles.of(survey).to_arrays())
@@ -229,15 +257,15 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("trained") / "m.safetensors"
     report = train(train_options(folder, path, steps=6, seed=4))
     assert report is not None
-    assert (report.tiles, report.held_out_tiles, report.folds) == (6, 2, 2)
-    assert "6 tiles with 8400 normal pixels trained on, 2 of them held out in turn" in report.summary()
+    assert (report.tiles, report.held_out_tiles, report.folds) == (6, 6, 6)
+    assert "6 tiles with 8400 normal pixels trained on, 6 of them held out in turn" in report.summary()
     return path
 
 
 @pytest.fixture
 def split(tiles: TileSet) -> Survey:
     """The split of the training."""
-    return survey_tiles(tiles, crop=64, halo=16, holdout=0.2, seed=4, folds=2)
+    return survey_tiles(tiles, crop=64, halo=16, holdout=0.2, seed=4, in_turn=True)
 
 
 def refit(folder: Path, model: Path, output: Path, **changes: Any) -> FitReport:
@@ -252,9 +280,9 @@ def judges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     found: list[tuple[int, ...]] = []
     original = LocalisedAsd.part
 
-    def recording(self: LocalisedAsd, networks: Sequence[int], normal: NormalPixels | None) -> LocalisedAsd:
+    def recording(self: LocalisedAsd, networks: Sequence[int]) -> LocalisedAsd:
         found.append(tuple(networks))
-        return original(self, networks, normal)
+        return original(self, networks)
 
     monkeypatch.setattr(LocalisedAsd, "part", recording)
     return found
@@ -280,7 +308,7 @@ def test_a_fit_on_the_same_tiles_gives_the_same(
     assert "trained on" not in caplog.text
 
 
-def test_a_fit_never_judges_a_tile_by_networks_that_know_it(
+def test_a_fit_judges_a_tile_by_the_networks_that_do_not_know_it(
     folder: Path, trained: Path, split: Survey, tmp_path: Path, judges: list[tuple[int, ...]]
 ) -> None:
     chosen = {split.folds[0][0].tile, split.folds[1][0].tile}
@@ -293,7 +321,7 @@ def test_a_fit_never_judges_a_tile_by_networks_that_know_it(
 def test_a_fit_says_where_networks_know_all_that_is_held_out(
     folder: Path, trained: Path, split: Survey, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    seen = set(range(6)) - {piece.tile for piece in split.held_out}
+    seen = set(range(6)) - {piece.tile for fold in split.folds[:2] for piece in fold}
     refit(copied(folder, seen, tmp_path / "other"), trained, tmp_path / "other.safetensors")
     assert "the networks are trained on all tiles that are held out here" in caplog.text
 
@@ -315,7 +343,7 @@ def test_a_fit_on_new_tiles_is_judged_by_all_networks(
 ) -> None:
     new = make_tiles(tmp_path / "new", [make_texture(seed, 2, SIDE, SIDE) for seed in range(10, 16)])
     report = refit(new, trained, tmp_path / "new.safetensors", update=True)
-    assert (report.tiles, report.held_out_tiles) == (6, 2)
-    assert judges == [(0, 1)] * 2
+    assert (report.tiles, report.held_out_tiles) == (6, 6)
+    assert judges == []
     assert "--update" not in caplog.text
-    assert "2 of them held out in turn" in report.summary()
+    assert "6 of them held out in turn" in report.summary()

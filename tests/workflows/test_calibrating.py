@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from asd_cli.data.pieces import Piece
-from asd_cli.density.sample import PixelSample
 from asd_cli.options import TileOptions
 from asd_cli.raster.windows import Window
 from asd_cli.workflows.blind import Blind
@@ -24,13 +23,7 @@ Make = Callable[..., Path]
 
 
 def rows(seed: int, scale: float = 1.0, count: int = 20_000) -> NDArray[np.float32]:
-    return (scale * np.random.default_rng(seed).exponential(size=(count, 1))).astype(np.float32)
-
-
-def sample(values: NDArray[np.float32]) -> PixelSample:
-    kept = PixelSample(100_000, 1, 0)
-    kept.add(values, 0)
-    return kept
+    return (scale * np.random.default_rng(seed).exponential(size=count)).astype(np.float32)
 
 
 def test_cross_check_of_equal_and_unequal_halves() -> None:
@@ -41,13 +34,15 @@ def test_cross_check_of_equal_and_unequal_halves() -> None:
     assert _cross_check([rows(1), rows(2, count=99)], 0.01) is None
 
 
-def test_the_tile_that_raises_the_threshold_is_named() -> None:
-    tiles = {3: sample(rows(1)), 5: sample(rows(2, scale=8)), 8: sample(rows(3))}
+def test_the_odd_tile_is_named() -> None:
+    tiles = {3: rows(1), 5: rows(2, scale=8), 8: rows(3)}
     odd = _odd_tiles(tiles, 0.01)
     assert list(odd) == [5]
     assert odd[5] > 0.2
-    assert _odd_tiles({3: sample(rows(1)), 8: sample(rows(3))}, 0.01) == {}
-    assert _odd_tiles({3: sample(rows(1))}, 0.01) == {}
+    assert _odd_tiles({3: rows(1), 8: rows(3)}, 0.01) == {}
+    assert _odd_tiles({3: rows(1)}, 0.01) == {}
+    assert _odd_tiles({3: rows(1), 5: rows(2, scale=8, count=99)}, 0.01) == {}
+    assert _odd_tiles({3: np.zeros(9000, np.float32), 5: np.zeros(9000, np.float32)}, 0.01) == {}
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def made(name: str, folder: Path, **config: Any) -> Path:
             if value.is_floating_point() and value.ndim == 2:
                 value.add_(0.2 * torch.randn_like(value))
     if isinstance(method, EvidenceDetector):
-        method.set_evidence(np.random.default_rng(3).gamma(2.0, 1.0, (5000, method.signs)).astype(np.float32))
+        method.set_evidence([np.random.default_rng(3).gamma(2.0, 1.0, (5000, method.signs)).astype(np.float32)])
     arrays = method.state_dict()
     arrays["low"].copy_(torch.tensor([10.0, 200.0, -3.0, 0.0]))
     arrays["high"].copy_(torch.tensor([90.0, 2000.0, 5.0, 1.0]))

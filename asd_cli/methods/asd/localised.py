@@ -29,7 +29,7 @@ from asd_cli.density.normal import NormalPixels
 from asd_cli.density.unseen import fit_for_unseen
 from asd_cli.errors import InputError
 from asd_cli.methods.asd.encoder import PyramidEncoder, check_variances
-from asd_cli.methods.asd.evidence import Evidence, check_evidence
+from asd_cli.methods.asd.evidence import Evidence, check_evidence, steady_weights
 from asd_cli.methods.asd.localised_objective import LocalisedObjective
 from asd_cli.methods.asd.recipes import RECIPES
 from asd_cli.methods.asd.sign_settings import SignSettings
@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 _LENGTH, _SCALES, _HIDDEN, _MEMBERS = 16, (0.25, 0.5, 1.0, 2.0), 32, 2
 # weights of surroundings and networks, and `SignSettings`: chosen by cross-validation within the training halves of
 # the sets of `benchmarks/accuracy.py`, whose other halves were looked at between versions
-_WEIGHTS, _SIGNS = (1.0, 0.25), SignSettings(smoothing=4.0, blur=1.0, far=72, texture=21, caution=0.6)
+_WEIGHTS, _SIGNS = (1.0, 0.35), SignSettings(smoothing=4.0, blur=1.0, far=72, texture=21, caution=0.6)
 # without labels the network has seen the anomalies as normal, and there are no other tiles to be careful of; found on
 # scenes of 128 x 128 px cut from the same halves, but that there .25 to .5 is a better weight of the network: of the
 # 200 bands of `benchmarks/unlabelled.py` it sees little more than mixtures
@@ -115,8 +115,8 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         **config: Any,
     ) -> Self:
         """A method with untrained weights; `hidden` is the width of the networks, `members` their number, `weights`
-        those of the evidence of surroundings and networks; `config` holds length, scales and patch_size, and what
-        `SignSettings` has.
+        those of the evidence of surroundings and networks (see `steady_weights`); `config` holds length, scales and
+        patch_size, and what `SignSettings` has.
 
         Raises:
             ValueError: no scales, a scale that is no power of two, or a number that is out of range.
@@ -166,6 +166,11 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
     def networks(self) -> int:
         """See `Detector`; the members."""
         return len(self.members)
+
+    @property
+    def in_turn(self) -> bool:
+        """See `Detector`; what a single member is trained on cannot be held out afterwards."""
+        return self.networks > 1
 
     @property
     def _encoders(self) -> list[PyramidEncoder]:
@@ -259,15 +264,13 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         """See `DescriptorDetector`; careful of tiles that are unlike these, its parts independent."""
         return fit_for_unseen(normal, self._parts, caution=self._settings.caution)
 
-    def set_evidence(self, rows: NDArray[np.float32]) -> None:
+    def set_evidence(self, tiles: Sequence[NDArray[np.float32]]) -> None:
         """See `EvidenceDetector`."""
-        self.evidence.fit(rows, self._weights)
+        self.evidence.fit(np.concatenate(tiles), steady_weights(tiles, self._weights))
 
-    def part(self, networks: Sequence[int], normal: NormalPixels | None) -> Self:
+    def part(self, networks: Sequence[int]) -> Self:
         """See `EvidenceDetector`."""
         part = deepcopy(self)
-        if normal is not None:
-            part.set_gaussian(self.gaussian_of(normal))
         own, *of_members = self._places()
         kept = torch.cat([torch.arange(self.length)[place] for place in (own, *(of_members[i] for i in networks))])
         mean, whitening = part.mean[kept], part.whitening[kept][:, kept]

@@ -96,6 +96,11 @@ class RxMethod(ScaledDetector, DescriptorDetector):
     def objective(self, options: TrainOptions, *, warmup_epochs: int) -> None:
         """There is nothing to train."""
 
+    @property
+    def in_turn(self) -> bool:
+        """See `Detector`; nothing but the Gaussian knows the tiles."""
+        return True
+
     def config(self) -> dict[str, Any]:
         """JSON-ready arguments of `create`."""
         ring = self._ring
