@@ -32,7 +32,8 @@ def typical_distances(tiles: Sequence[NDArray[np.floating]], rate: float) -> Flo
     logs = np.zeros(count)
     places = (np.arange(count) + 0.5) / count
     for group in groups:
-        logs += np.log(np.maximum(np.quantile(group, places, method="hazen"), floor))
+        ordered = np.sort(group.astype(np.float64))
+        logs += np.log(np.maximum(np.interp(places, (np.arange(len(ordered)) + 0.5) / len(ordered), ordered), floor))
     return np.asarray(np.exp(logs / len(groups)))
 
 
