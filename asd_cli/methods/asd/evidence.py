@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _RATES = (1.0, 0.9, 0.75, 0.5, 0.35, 0.2, 0.1, 0.05, 0.02, 0.01)
 # Widths of a step below which two knots are one: relative to the whole range, to the values (what float32 tells apart),
 # and at all (a sign that is the same for all normal pixels must not turn rounding into infinite evidence).
-_STEADY_RATE, _SAME = 0.01, 1e-6  # a variance that differs by less than this is the same
+_LEVEL_SHARES, _SAME = (0.5, 0.1, 0.01), 1e-6  # a variance that differs by less than this is the same
 _OF_RANGE, _OF_VALUES, _LEAST = 1e-6, float(np.finfo(np.float32).eps), 1e-6
 
 
@@ -78,15 +78,17 @@ def steady_weights(tiles: Sequence[NDArray[np.float32]], weights: Sequence[float
     """Weights of signs whose values for held-out normal pixels, tile by tile, are (n, signs).
 
     That of the first sign stays, that of each other is multiplied by how much steadier it is, and at most 1: by the
-    ratio of the variances, between tiles, of the logarithm of what the rarest hundredth of their pixels exceed. A sign
-    for which this depends on the tile says little of a tile that nobody has seen (weights of inverse variances, as for
-    means in Graybill and Deal 1959). Of a single tile, weights stay as they are.
+    ratio of the variances, between tiles, of the level of their values, which is the mean logarithm of what a half, a
+    tenth and a hundredth of the pixels exceed. A sign whose level depends on the tile says little of a tile that nobody
+    has seen (weights of inverse variances, as for means in Graybill and Deal 1959). Of a single tile, weights stay as
+    they are.
     """
-    groups = joined(tiles, _STEADY_RATE)
+    groups = joined(tiles, min(_LEVEL_SHARES))
     if len(groups) == 1:
         return list(weights)
-    highest = np.array([np.quantile(rows, 1.0 - _STEADY_RATE, axis=0) for rows in groups], np.float64)
-    variances = np.log(np.maximum(highest, _LEAST)).var(axis=0, ddof=1) + _SAME
+    quantiles = np.array([np.quantile(rows, 1.0 - np.array(_LEVEL_SHARES), axis=0) for rows in groups], np.float64)
+    levels = np.log(np.maximum(quantiles, _LEAST)).mean(axis=1)
+    variances = levels.var(axis=0, ddof=1) + _SAME
     first, *others = weights
     return [first, *(min(float(w * variances[0] / v), 1.0) for w, v in zip(others, variances[1:], strict=True))]
 
