@@ -41,7 +41,7 @@ Examples:
 @tile_options
 @click.option("-o", "--output", type=FILE, required=True, help="Model file to write.")
 @click.option("--update", is_flag=True, help="Add the tiles to what the model has seen, instead of starting anew.")
-@calibration_options(FitGaussianOptions, holdout="Share of the tiles that is held out at a time, to calibrate.")
+@calibration_options(FitGaussianOptions, holdout="Share of the tiles that is held out, to calibrate; see asd train.")
 @seed_option(FitGaussianOptions)
 @device_option(FitGaussianOptions)
 @overwrite_option

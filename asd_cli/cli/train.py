@@ -108,7 +108,7 @@ Examples:
 @calibration_options(
     TrainOptions,
     holdout="Share of the normal tiles that is held out from a network, to calibrate. From both of the recipe standard "
-    "it is another share, and from what is fitted in one pass it is all tiles, share by share.",
+    "it is another share, and from Gaussians alone (also of rx and padim) all tiles are, share by share.",
 )
 @seed_option(TrainOptions)
 @device_option(TrainOptions)

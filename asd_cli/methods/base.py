@@ -239,7 +239,7 @@ class EvidenceDetector(DescriptorDetector):
 
     @abstractmethod
     def part(self, networks: Sequence[int]) -> Self:
-        """A copy that has some of the networks alone."""
+        """A copy that has some of the networks alone, and the evidence in common with this."""
 
 
 class MemoryDetector(DescribingDetector):

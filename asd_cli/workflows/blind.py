@@ -47,7 +47,7 @@ def blind(
     everything = tuple(range(detector.networks))
     apart = None
     if len(survey.folds) > 1 and isinstance(detector, DescriptorDetector):
-        apart = _Apart(detector, parts, earlier)
+        apart = _Apart(detector, parts, survey.identities, earlier)
     for fold in survey.folds or (survey.held_out,):
         judge = detector if apart is None else apart.without(fold)
         groups: dict[tuple[int, ...], list[Piece]] = {}
@@ -66,16 +66,22 @@ class _Apart:
     """A detector and its normal pixels tile by tile, beside earlier ones, of which some can be left out."""
 
     def __init__(
-        self, detector: DescriptorDetector, parts: Mapping[int, NormalPixels], earlier: NormalPixels | None
+        self,
+        detector: DescriptorDetector,
+        parts: Mapping[int, NormalPixels],
+        identities: Mapping[int, int],
+        earlier: NormalPixels | None,
     ) -> None:
-        self._detector, self._parts = detector, parts
+        self._detector, self._parts, self._identities = detector, parts, identities
         self._earlier = NormalPixels.of_all(detector.length, [] if earlier is None else [earlier])
         self._whole = reduce(NormalPixels.merge, parts.values(), self._earlier)
 
     def without(self, fold: Sequence[Piece]) -> DescriptorDetector:
         """The detector as it is without the tiles of a fold; as it is where too few pixels for a Gaussian are left."""
-        gone = {piece.tile for piece in fold}
-        rest = reduce(NormalPixels.merge, (p for tile, p in self._parts.items() if tile not in gone), self._earlier)
+        # the same pixels may have come twice
+        gone = {self._identities[piece.tile] for piece in fold}
+        kept = (part for tile, part in self._parts.items() if self._identities[tile] not in gone)
+        rest = reduce(NormalPixels.merge, kept, self._earlier)
         if rest.moments.count < 2:
             return self._detector
         # as careful as with all tiles: it stands for the Gaussian of these
@@ -85,8 +91,8 @@ class _Apart:
 def weigh_signs(
     detector: EvidenceDetector, held_out: Sequence[Blind], tiles: TileSet, device: torch.device, seed: int
 ) -> None:
-    """Show the detector, and those that stand for it, the signs of held-out normal pixels, of each tile a uniform
-    sample where there are more than half a million in all.
+    """Show the detector, with which those that stand for it share the evidence, the signs of held-out normal pixels: of
+    each tile a uniform sample where there are more than half a million in all.
 
     Raises:
         TrainingError: none of them is finite.
@@ -102,8 +108,7 @@ def weigh_signs(
     shown = [sample.rows for sample in samples.values() if sample.count]
     if not shown:
         raise TrainingError(NOT_FINITE)
-    for one in (detector, *(one for one, _ in signing)):
-        one.set_evidence(shown)
+    detector.set_evidence(shown)
 
 
 def held_out_text(tiles: int, folds: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -15,7 +14,7 @@ from asd_cli.data.pieces import Piece, PieceData
 from asd_cli.data.tiles import TileSet
 from asd_cli.density.calibration import Calibration
 from asd_cli.density.sample import PixelSample
-from asd_cli.density.typical import typical_distances
+from asd_cli.density.typical import typical, typical_distances
 from asd_cli.methods.base import Detector, EvidenceDetector
 from asd_cli.metrics.histogram import ScoreCollector
 from asd_cli.metrics.roc import auc
@@ -36,9 +35,9 @@ _FEWEST_ALARMS = 10  # expected false alarms below which a share says nothing
 class HeldOutFigures:
     """How the model does on held-out normal pixels.
 
-    median, threshold: distances of the typical tile. false_alarm_check: share of one half of the held-out tiles above
-    the threshold that the other half gives (of a single tile, halves of its pieces), None where there is too little of
-    them. auc: against other classes in the held-out tiles, None without any.
+    median, threshold: distances of the typical tile. false_alarm_check: share of the typical one of half the held-out
+    tiles above the threshold that the other half gives (of a single tile, halves of its pieces), None where there is
+    too little of them. auc: against other classes in the held-out tiles, None without any.
     """
 
     pixels: int
@@ -145,31 +144,23 @@ def _distances(
 
 
 def _cross_check(parts: Sequence[NDArray[np.float32]], rate: float) -> float | None:
-    """Mean share of every other tile above the threshold of the rest, and of these above theirs; None where either
-    half has fewer than 100 pixels."""
+    """Share of the typical one of every other tile above the threshold of the rest, and the other way round: the mean
+    of both. None where either half has fewer than 100 pixels."""
     halves = parts[::2], parts[1::2]
     if min(sum(map(len, half)) for half in halves) < 100:
         return None
-    thresholds = [_threshold(half, rate) for half in halves]
-    shares = [
-        [np.mean(tile >= threshold) for tile in half] for half, threshold in zip(halves, thresholds[::-1], strict=True)
-    ]
-    return float(np.mean([np.mean(half) for half in shares]))
-
-
-def _threshold(tiles: Sequence[NDArray[np.float32]], rate: float) -> float:
-    return Calibration.fit(typical_distances(tiles, rate), rate).threshold
+    one, other = (Calibration.fit(typical_distances(half, rate), rate) for half in halves)
+    return float(one.rate(other.threshold) + other.rate(one.threshold)) / 2
 
 
 def _odd_tiles(tiles: Mapping[int, NDArray[np.float32]], rate: float) -> dict[int, float]:
     """Held-out tiles with far more pixels above the threshold of the other held-out tiles than asked: their share."""
     telling = {tile: own for tile, own in tiles.items() if len(own) * rate >= _FEWEST_ALARMS / 10}
-    logs = {tile: math.log(max(float(np.quantile(own, 1 - rate)), _TINY)) for tile, own in telling.items()}
+    thresholds = np.array([max(float(np.quantile(own, 1 - rate)), _TINY) for own in telling.values()])
     odd: dict[int, float] = {}
-    for tile, own in telling.items():
+    for place, (tile, own) in enumerate(telling.items()):
         if len(telling) > 1:
-            others = math.exp((sum(logs.values()) - logs[tile]) / (len(telling) - 1))
-            share = float(np.mean(own > others))
+            share = float(np.mean(own > typical(np.delete(thresholds, place))))
             if share > _ODD_TILE * rate:
                 odd[tile] = share
     return odd

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from asd_cli.density.typical import typical_distances
+from asd_cli.density.typical import typical, typical_distances
 
 
 def tile(seed: int, scale: float = 1.0, count: int = 20_000) -> NDArray[np.float32]:
@@ -20,12 +20,17 @@ def test_of_tiles_that_differ_by_a_factor_the_mean_factor_counts() -> None:
     assert found.dtype == np.float64
 
 
-def test_an_odd_tile_moves_the_threshold_little() -> None:
+@pytest.mark.parametrize(("scale", "counted"), [(0.0, 1 / 3), (0.05, 1 / 3), (0.5, 0.5), (2.0, 2.0), (20.0, 3.0)])
+def test_an_odd_tile_moves_the_threshold_little(scale: float, counted: float) -> None:
     alike = [tile(seed) for seed in range(9)]
     usual = np.quantile(np.concatenate(alike), 0.99)
-    odd = [*alike, tile(9, scale=20)]
-    assert np.quantile(typical_distances(odd, 0.01), 0.99) == pytest.approx(usual * 20**0.1, rel=0.05)
-    assert np.quantile(np.concatenate(odd), 0.99) > 4 * usual
+    found = np.quantile(typical_distances([*alike, tile(9, scale=scale)], 0.01), 0.99)
+    assert found == pytest.approx(usual * counted**0.1, rel=0.03)
+
+
+def test_of_two_tiles_the_quiet_one_does_not_silence_the_other() -> None:
+    found = typical_distances([np.zeros(20_000, np.float32), tile(1)], 0.01)
+    np.testing.assert_allclose(found[10_000:], np.sort(tile(1))[10_000:] / np.sqrt(3), rtol=1e-6)
 
 
 def test_a_single_tile_is_its_own_type() -> None:
@@ -43,11 +48,11 @@ def test_many_tiles_are_as_their_pixels_where_they_are_alike() -> None:
 @pytest.mark.parametrize(
     ("sizes", "rate", "count"),
     [
-        ([1000, 1000, 1000], 0.01, 1000),
-        ([2000, 1500, 600, 590], 0.01, 1190),  # the last two are joined
+        ([300, 300, 300], 0.01, 300),
+        ([3000, 2000, 600, 590], 0.01, 1190),  # the last two are joined: fewer than half as many as the mean
         ([1000, 1000, 300], 0.01, 1000),  # the last is joined with the first
-        ([600, 600, 600, 600], 0.01, 1200),  # too few for ten beyond the threshold
-        ([600, 600, 600], 0.01, 1800),
+        ([200, 200, 200, 200], 0.01, 400),  # too few for three beyond the threshold
+        ([200, 200, 200], 0.01, 600),
         ([50, 20, 1], 0.01, 71),  # all together have too few: as one
     ],
 )
@@ -58,14 +63,29 @@ def test_small_tiles_are_joined(sizes: list[int], rate: float, count: int) -> No
 
 
 def test_joined_tiles_are_the_pixels_of_both() -> None:
-    one, other = tile(1, count=600), tile(2, scale=5, count=600)
+    one, other = tile(1, count=200), tile(2, scale=5, count=200)
     np.testing.assert_array_equal(typical_distances([one, other], 0.01), np.sort(np.concatenate([one, other])))
 
 
 def test_distances_of_zero_do_not_drag_others_to_zero() -> None:
     touched = tile(1)
     touched[:10_000] = 0
-    found = typical_distances([touched, tile(2)], 0.01)
-    assert np.quantile(found, 0.99) > 1
-    assert (found > 0).all()
+    found = typical_distances([touched, touched, tile(2)], 0.01)
+    assert found[0] == pytest.approx(1e-6 * max(touched.max(), tile(2).max()) * 3 ** (1 / 3), rel=1e-3)
+    assert (np.diff(found) >= 0).all()
     assert (typical_distances([np.zeros(5000, np.float32)] * 2, 0.01) == 0).all()
+
+
+def test_large_tiles_are_no_trouble() -> None:
+    """Which quantiles taken one by one would be: they take quadratic time."""
+    large = [tile(seed, scale=seed + 1, count=500_000) for seed in range(2)]
+    assert np.quantile(typical_distances(large, 0.001), 0.999) == pytest.approx(
+        np.sqrt(np.prod([np.quantile(one, 0.999) for one in large])), rel=1e-3
+    )
+
+
+def test_the_typical_value_is_a_geometric_mean_within_thrice_the_median() -> None:
+    values = np.array([[1.0, 2.0], [4.0, 2.0], [2.0, 60.0]])
+    np.testing.assert_allclose(typical(values), [2.0, (2 * 2 * 6) ** (1 / 3)])
+    np.testing.assert_allclose(typical(np.array([1.0, 100.0])), (100 / 3 * 100) ** 0.5)
+    np.testing.assert_allclose(typical(np.array([7.0])), 7.0)

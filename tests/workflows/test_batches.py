@@ -119,6 +119,10 @@ def test_no_network_sees_its_own_fold(tiles: TileSet) -> None:
         assert sorted(int(b.mask.sum()) for b in own) == sorted(piece.normal for piece in pieces)
     shown = [(batch.network, int(batch.mask.sum())) for batch in batches.held_out()]
     assert shown == [(network, piece.normal) for network, fold in enumerate(found.folds) for piece in fold]
+    two = make(tiles, found, crop=None, draws=Draws(1, networks=2))
+    assert [batch.network for batch in two.held_out()] == [
+        network for network in range(2) for _ in found.folds[network]
+    ]
 
 
 def test_no_network_sees_a_pixel_of_its_own_fold(make_tiles: Callable[..., Path], tmp_path: Path) -> None:

@@ -31,6 +31,10 @@ def test_cross_check_of_equal_and_unequal_halves() -> None:
     unequal = _cross_check([rows(1), rows(2, scale=3)], 0.01)
     assert unequal is not None
     assert unequal > 0.05
+    alternating = [rows(seed, scale=1 + 2 * (seed % 2)) for seed in range(6)]
+    assert _cross_check(alternating, 0.01) == pytest.approx(unequal, rel=0.1)
+    assert _cross_check([alternating[place] for place in (0, 1, 3, 2, 4, 5)], 0.01) < 0.5 * unequal
+    assert _cross_check([*(rows(seed) for seed in range(9)), rows(9, scale=30)], 0.01) < 0.03
     assert _cross_check([rows(1), rows(2, count=99)], 0.01) is None
 
 
@@ -41,6 +45,7 @@ def test_the_odd_tile_is_named() -> None:
     assert odd[5] > 0.2
     assert _odd_tiles({3: rows(1), 8: rows(3)}, 0.01) == {}
     assert _odd_tiles({3: rows(1)}, 0.01) == {}
+    assert _odd_tiles({**{seed: rows(seed) for seed in range(4)}, 9: rows(9, scale=0.0)}, 0.01) == {}
     assert _odd_tiles({3: rows(1), 5: rows(2, scale=8, count=99)}, 0.01) == {}
     assert _odd_tiles({3: np.zeros(9000, np.float32), 5: np.zeros(9000, np.float32)}, 0.01) == {}
 

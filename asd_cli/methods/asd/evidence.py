@@ -20,10 +20,11 @@ from asd_cli.errors import ModelFileError
 if TYPE_CHECKING:
     from asd_cli.nn.onnx_graph import OnnxGraph
 
+_LEVEL_SHARES, _MOST_RATIO = (0.5, 0.1, 0.01), 5.0
+_SAME = 1e-3  # of levels: deviations that differ by less are the same
 _RATES = (1.0, 0.9, 0.75, 0.5, 0.35, 0.2, 0.1, 0.05, 0.02, 0.01)
 # Widths of a step below which two knots are one: relative to the whole range, to the values (what float32 tells apart),
 # and at all (a sign that is the same for all normal pixels must not turn rounding into infinite evidence).
-_LEVEL_SHARES, _SAME = (0.5, 0.1, 0.01), 1e-6  # a variance that differs by less than this is the same
 _OF_RANGE, _OF_VALUES, _LEAST = 1e-6, float(np.finfo(np.float32).eps), 1e-6
 
 
@@ -78,19 +79,18 @@ def steady_weights(tiles: Sequence[NDArray[np.float32]], weights: Sequence[float
     """Weights of signs whose values for held-out normal pixels, tile by tile, are (n, signs).
 
     That of the first sign stays, that of each other is multiplied by how much steadier it is, and at most 1: by the
-    ratio of the variances, between tiles, of the level of their values, which is the mean logarithm of what a half, a
-    tenth and a hundredth of the pixels exceed. A sign whose level depends on the tile says little of a tile that nobody
-    has seen (weights of inverse variances, as for means in Graybill and Deal 1959). Of a single tile, weights stay as
-    they are.
+    ratio of the squared mean deviations, between tiles, of the level of their values, at most five times or a fifth.
+    The level is the mean logarithm of what a half, a tenth and a hundredth of the pixels exceed. A sign for which it
+    depends on the tile says little of a tile that nobody has seen (weights of inverse variances, as for means in
+    Graybill and Deal 1959). Of a single tile, weights stay as they are.
     """
     groups = joined(tiles, min(_LEVEL_SHARES))
-    if len(groups) == 1:
-        return list(weights)
     quantiles = np.array([np.quantile(rows, 1.0 - np.array(_LEVEL_SHARES), axis=0) for rows in groups], np.float64)
     levels = np.log(np.maximum(quantiles, _LEAST)).mean(axis=1)
-    variances = levels.var(axis=0, ddof=1) + _SAME
+    deviations = np.abs(levels - np.median(levels, axis=0)).mean(axis=0) + _SAME
+    ratios = np.clip(np.square(deviations[0] / deviations[1:]), 1.0 / _MOST_RATIO, _MOST_RATIO)
     first, *others = weights
-    return [first, *(min(float(w * variances[0] / v), 1.0) for w, v in zip(others, variances[1:], strict=True))]
+    return [first, *(min(float(weight * ratio), 1.0) for weight, ratio in zip(others, ratios, strict=True))]
 
 
 def check_evidence(arrays: Mapping[str, NDArray[Any]]) -> None:

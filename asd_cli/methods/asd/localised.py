@@ -2,7 +2,7 @@
 
 Two signs of an anomaly, each a Mahalanobis distance (Eq. 7): that of the descriptors that the networks give a pixel,
 and that of its surroundings, colours near and far and roughness (RX, Reed and Yu 1990). Each is weighed by how rarely
-normal pixels show as much (`evidence`).
+normal pixels show as much, and by how little that depends on the tile (`evidence`).
 
 The networks learn to describe pixels by telling virtual anomalies apart, with heads that scoring does not need. Such
 that start from other weights and see other crops agree on what they were taught and differ at random on anything else,
@@ -265,12 +265,14 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
         return fit_for_unseen(normal, self._parts, caution=self._settings.caution)
 
     def set_evidence(self, tiles: Sequence[NDArray[np.float32]]) -> None:
-        """See `EvidenceDetector`."""
-        self.evidence.fit(np.concatenate(tiles), steady_weights(tiles, self._weights))
+        """See `EvidenceDetector`. A single network may know the tiles, so that it looks steady there."""
+        weights = steady_weights(tiles, self._weights) if self.in_turn else self._weights
+        self.evidence.fit(np.concatenate(tiles), weights)
 
     def part(self, networks: Sequence[int]) -> Self:
         """See `EvidenceDetector`."""
         part = deepcopy(self)
+        part.evidence = self.evidence
         own, *of_members = self._places()
         kept = torch.cat([torch.arange(self.length)[place] for place in (own, *(of_members[i] for i in networks))])
         mean, whitening = part.mean[kept], part.whitening[kept][:, kept]
