@@ -45,8 +45,8 @@ class Survey:
 
     folds: groups of held-out pieces. One is held out from everything; of several, each from the Gaussian and from the
     networks whose number leaves its place as remainder, if there is one, while `training` holds all pieces. None:
-    nothing is held out. identities: of each
-    tile with normal pixels, by its number, 64 bits of a hash of its valid pixels, whatever its name and labels.
+    nothing is held out. identities: of each tile with normal pixels, by its number, 64 bits of a hash of its valid
+    pixels, whatever its name and labels.
     """
 
     training: tuple[Piece, ...]
