@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from asd_cli.density.moments import FloatArray
 
 _BEYOND = 3  # pixels beyond the threshold that a tile needs to say where it is
+_ENOUGH = 3000  # pixels of a tile that need no others, however rare: the tail is fitted to what is typical
 _SHARE = 0.5  # of the mean number of pixels of a tile, below which one is joined with others
 _LEAST = 1e-6  # distance, relative to the farthest, below which one counts as this
 _ODDEST = 3.0  # times as far or near as the median tile counts as this
@@ -20,8 +21,8 @@ def typical_distances(tiles: Sequence[NDArray[np.floating]], rate: float) -> Flo
 
     Each of its quantiles is `typical` of the tiles' (Vincent 1912; Ratcliff 1979), so that one odd tile moves it
     little, while all pixels together would have hardly any but that tile's beyond the quantile of a small `rate`. Tiles
-    too small to have three pixels beyond that, or half as many as the mean of all, are joined first; m is the number of
-    pixels of the smallest that is left. A single tile is its own type.
+    too small to have three pixels beyond that (or 3000 in all), or half as many as the mean of all, are joined first; m
+    is the number of pixels of the smallest that is left. A single tile is its own type.
     """
     if not tiles:
         return np.zeros(0)
@@ -48,7 +49,7 @@ def typical(values: FloatArray) -> FloatArray:
 def joined(tiles: Sequence[NDArray[np.floating]], rate: float) -> list[NDArray[np.floating]]:
     """Tiles with enough pixels (n, ...) to tell the quantile of a small `rate` of them; those with fewer joined, in
     their order, until they have as many."""
-    least = max(_BEYOND / rate, _SHARE * sum(map(len, tiles)) / len(tiles))
+    least = max(min(_BEYOND / rate, _ENOUGH), _SHARE * sum(map(len, tiles)) / len(tiles))
     groups = [tile for tile in tiles if len(tile) >= least]
     waiting: list[NDArray[np.floating]] = []
     for tile in (tile for tile in tiles if len(tile) < least):

@@ -1,10 +1,12 @@
 """Held-out pieces, each with the detector as it is without them.
 
-The range of the bands alone, which scales pixels, is of all tiles.
+What all networks are trained on can be held out from the Gaussian alone, and the range of the bands, which scales
+pixels, is of all tiles.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
@@ -20,13 +22,14 @@ from asd_cli.density.normal import NormalPixels
 from asd_cli.density.sample import PixelSample
 from asd_cli.errors import TrainingError
 from asd_cli.methods.base import DescriptorDetector, Detector, EvidenceDetector
-from asd_cli.workflows.fitting import NOT_FINITE, normal_rows
+from asd_cli.workflows.fitting import NOT_FINITE, covariance_rank, normal_rows
 
+_log = logging.getLogger(__name__)
 _SIGN_PIXELS, _SIGN_PIXELS_OF_TILE = 500_000, 1000
 
 
 class Blind(NamedTuple):
-    """A detector and pieces that it has not seen."""
+    """A detector and pieces that it has not seen; see `blind`."""
 
     detector: Detector
     pieces: Sequence[Piece]
@@ -59,11 +62,20 @@ def blind(
                 found.append(Blind(judge, pieces))
             elif networks and isinstance(judge, EvidenceDetector):
                 found.append(Blind(judge.part(networks), pieces))
+    if apart and apart.known:
+        _log.warning(
+            "%d held-out tile(s) are judged by a Gaussian that knows them, since the others have too few pixels or "
+            "vary in fewer bands; the calibration may expect too few false alarms: give more tiles",
+            apart.known,
+        )
     return found
 
 
 class _Apart:
-    """A detector and its normal pixels tile by tile, beside earlier ones, of which some can be left out."""
+    """A detector and its normal pixels tile by tile, beside earlier ones, of which some can be left out.
+
+    known: tiles that could not be.
+    """
 
     def __init__(
         self,
@@ -75,14 +87,18 @@ class _Apart:
         self._detector, self._parts, self._identities = detector, parts, identities
         self._earlier = NormalPixels.of_all(detector.length, [] if earlier is None else [earlier])
         self._whole = reduce(NormalPixels.merge, parts.values(), self._earlier)
+        self._rank = covariance_rank(self._whole.moments)
+        self.known = 0
 
     def without(self, fold: Sequence[Piece]) -> DescriptorDetector:
-        """The detector as it is without the tiles of a fold; as it is where too few pixels for a Gaussian are left."""
+        """The detector as it is without the tiles of a fold; as it is where those left are too few for a Gaussian, or
+        do not vary in all that the whole varies in, so that distances along it would mean nothing."""
         # the same pixels may have come twice
         gone = {self._identities[piece.tile] for piece in fold}
         kept = (part for tile, part in self._parts.items() if self._identities[tile] not in gone)
         rest = reduce(NormalPixels.merge, kept, self._earlier)
-        if rest.moments.count < 2:
+        if rest.moments.count < 2 or covariance_rank(rest.moments) < self._rank:
+            self.known += len({piece.tile for piece in fold})
             return self._detector
         # as careful as with all tiles: it stands for the Gaussian of these
         return self._detector.knowing(replace(rest, squares=float(rest.moments.count) ** 2 / self._whole.tiles))
@@ -92,7 +108,7 @@ def weigh_signs(
     detector: EvidenceDetector, held_out: Sequence[Blind], tiles: TileSet, device: torch.device, seed: int
 ) -> None:
     """Show the detector, with which those that stand for it share the evidence, the signs of held-out normal pixels: of
-    each tile a uniform sample where there are more than half a million in all.
+    each of n tiles a uniform sample of at most 500,000 / n, or of 1000.
 
     Raises:
         TrainingError: none of them is finite.

@@ -78,6 +78,16 @@ class _Kept:
         """Those of each part that has any, (n,)."""
         return {number: part.rows[:, 0] for number, part in self.parts.items() if part.count}
 
+    def of_tiles(self) -> list[NDArray[np.float32]]:
+        """Those of each tile that has any, (n,)."""
+        if self.several_tiles:
+            return list(self.distances().values())
+        first, second = self.parts.values()
+        whole = PixelSample(first.capacity, 1, first.seed)
+        whole.merge(first)
+        whole.merge(second)
+        return [whole.rows[:, 0]] if whole.count else []
+
 
 def calibrate(
     detector: Detector,
@@ -93,14 +103,14 @@ def calibrate(
     makes it doubtful.
 
     A detector of several signs first learns from the same pixels how to weigh them. At most two million distances are
-    kept, or a thousand of each tile where there are more than two thousand: a uniform sample of those of each.
+    kept, or a thousand of each tile where there are more than two thousand: a uniform sample of those of each (of a
+    single tile a million).
     """
     if isinstance(detector, EvidenceDetector):
         weigh_signs(detector, held_out, tiles, device, seed)
     kept = _collect(held_out, tiles, device, seed, advance)
     parts = kept.distances()
-    rows = list(parts.values())
-    distances = typical_distances(rows if kept.several_tiles else [np.concatenate(rows)] if rows else [], rate)
+    distances = typical_distances(kept.of_tiles(), rate)
     calibration = replace(Calibration.fit(distances, rate), count=kept.count)
     curve = kept.scores.curve()
     figures = HeldOutFigures(
@@ -108,7 +118,7 @@ def calibrate(
         median=float(np.median(distances)),
         threshold=calibration.threshold,
         false_alarm_rate=rate,
-        false_alarm_check=_cross_check(rows, rate),
+        false_alarm_check=_cross_check(list(parts.values()), rate),
         auc=auc(curve) if curve.has_both_classes else None,
     )
     _warn(figures, _odd_tiles(parts, rate) if kept.several_tiles else {}, tiles)
@@ -176,7 +186,7 @@ def _warn(figures: HeldOutFigures, odd: Mapping[int, float], tiles: TileSet) -> 
             figures.false_alarm_rate,
         )
     check, rate = figures.false_alarm_check, figures.false_alarm_rate
-    if check is None or figures.pixels * rate < _FEWEST_ALARMS or rate / _OFF <= check <= rate * _OFF:
+    if check is None or figures.pixels * max(rate, check) < _FEWEST_ALARMS or rate / _OFF <= check <= rate * _OFF:
         return
     _log.warning(
         "the calibration is doubtful: halves of the held-out tiles give each other %.2g false alarms for %.2g asked; "

@@ -160,14 +160,15 @@ def fit_normal(detector: DescriptorDetector, normal: NormalPixels) -> Gaussian:
             moments.count,
             wanted,
         )
-    rank = _rank(moments)
+    rank = covariance_rank(moments)
     if rank < length:
         _log.warning("the covariance of the descriptors has rank %d of %d; what it lacks is made up for", rank, length)
     detector.set_gaussian(gaussian)
     return gaussian
 
 
-def _rank(moments: Moments) -> int:
+def covariance_rank(moments: Moments) -> int:
+    """How many directions descriptors vary in, but for rounding."""
     variances = np.linalg.eigvalsh(moments.covariance)
     return int(np.count_nonzero(variances > _THIN * variances[-1]))
 
@@ -187,7 +188,7 @@ def suspicious_tiles(
     nothing = NormalPixels.of_all(detector.length, [])
     first = known or nothing
     # before the sums of many tiles take memory
-    if _rank(NormalPixels.of_all(detector.length, [first, *parts.values()]).moments) < detector.length:
+    if covariance_rank(NormalPixels.of_all(detector.length, [first, *parts.values()]).moments) < detector.length:
         return {}
     before, behind = [first], [nothing]
     for index in indexes:

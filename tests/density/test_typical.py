@@ -76,6 +76,11 @@ def test_distances_of_zero_do_not_drag_others_to_zero() -> None:
     assert (typical_distances([np.zeros(5000, np.float32)] * 2, 0.01) == 0).all()
 
 
+def test_a_rate_too_small_for_any_tile_does_not_bring_the_pool_back() -> None:
+    tiles = [*(tile(seed, count=4000) for seed in range(9)), tile(9, scale=50, count=4000)]
+    np.testing.assert_array_equal(typical_distances(tiles, 1e-6), typical_distances(tiles, 1e-3))
+
+
 def test_large_tiles_are_no_trouble() -> None:
     """Which quantiles taken one by one would be: they take quadratic time."""
     large = [tile(seed, scale=seed + 1, count=500_000) for seed in range(2)]

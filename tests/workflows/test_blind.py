@@ -347,3 +347,22 @@ def test_a_fit_on_new_tiles_is_judged_by_all_networks(
     assert judges == []
     assert "--update" not in caplog.text
     assert "6 of them held out in turn" in report.summary()
+
+
+def test_a_fold_without_which_a_band_is_constant_is_judged_by_the_gaussian_of_all(
+    make_tiles: Callable[..., Path],
+    make_texture: Callable[..., Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    images = [make_texture(seed, 2, SIDE, SIDE) for seed in range(3)]
+    for image in images[:2]:
+        image[1] = 7
+    uneven = open_tiles(TileOptions(tiles=(str(make_tiles(tmp_path / "uneven", images)),)))
+    rx = RxMethod.create(2)
+    survey = survey_tiles(uneven, crop=64, halo=0, holdout=0.2, seed=0, in_turn=True)
+    parts = tile_normals(rx, uneven, survey.training, CPU, lambda count: None)
+    fit_normal(rx, NormalPixels.of_all(2, parts.values()))
+    judges = {piece.tile: judge for judge, pieces in blind(rx, survey, parts, KnownTiles.none()) for piece in pieces}
+    assert [judges[tile] is rx for tile in range(3)] == [False, False, True]
+    assert "1 held-out tile(s) are judged by a Gaussian that knows them" in caplog.text

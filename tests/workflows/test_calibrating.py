@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from asd_cli.data.pieces import Piece
+from asd_cli.density.sample import PixelSample
+from asd_cli.metrics.histogram import ScoreCollector
 from asd_cli.options import TileOptions
 from asd_cli.raster.windows import Window
 from asd_cli.workflows.blind import Blind
-from asd_cli.workflows.calibrating import _cross_check, _odd_tiles, calibrate
+from asd_cli.workflows.calibrating import _cross_check, _Kept, _odd_tiles, calibrate
 from asd_cli.workflows.models import load_model
 from asd_cli.workflows.tilesets import open_tiles
 
@@ -89,3 +91,15 @@ def test_halves_are_whole_tiles(contaminated: Path, random_model: Path, caplog: 
     assert figures.false_alarm_check is not None
     assert figures.false_alarm_check > 0.03
     assert figures.pixels == 2 * 96 * 96
+
+
+def test_one_tile_is_sampled_alike_from_both_halves() -> None:
+    halves = {number: PixelSample(1000, 1, 0) for number in (0, 1)}
+    for number, (low, count) in enumerate(((0.0, 5000), (10.0, 45_000))):
+        halves[number].add((low + rows(number, count=count))[:, None], number)
+    (found,) = _Kept(halves, several_tiles=False, scores=ScoreCollector()).of_tiles()
+    assert len(found) == 1000
+    assert np.mean(found >= 10) == pytest.approx(0.9, abs=0.03)
+    assert (
+        _Kept({k: PixelSample(9, 1, 0) for k in (0, 1)}, several_tiles=False, scores=ScoreCollector()).of_tiles() == []
+    )
