@@ -38,6 +38,11 @@ class Piece:
     region: Window
     normal: int
 
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Its own among the pieces of a survey, and their order."""
+        return self.tile, self.window.row, self.window.col
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -159,9 +164,12 @@ def survey_tiles(
     elif holdout:
         training, split_off, sample = surveyor.split(training[0].tile, halo, holdout)
         groups = [split_off]
-    key = lambda piece: (piece.tile, piece.window.row, piece.window.col)  # noqa: E731
-    ordered = tuple(tuple(sorted(group, key=key)) for group in groups)
-    return Survey(tuple(sorted(training, key=key)), ordered, sample, tuple(sorted(skipped)), identities)
+    ordered = tuple(_in_order(group) for group in groups)
+    return Survey(_in_order(training), ordered, sample, tuple(sorted(skipped)), identities)
+
+
+def _in_order(pieces: list[Piece]) -> tuple[Piece, ...]:
+    return tuple(sorted(pieces, key=lambda piece: piece.key))
 
 
 def _fair(groups: list[list[Piece]], everything: list[Piece]) -> list[list[Piece]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from asd_cli.density.moments import FloatArray
 from asd_cli.errors import InputError
+
+_LEAST_SHARE = 1000
 
 
 class PixelSample:
@@ -90,6 +94,12 @@ class PixelSample:
         if q in (0.0, 1.0):
             return (self.minimum if q == 0.0 else self.maximum).astype(np.float64)
         return np.quantile(self._rows.astype(np.float64), q, axis=0)
+
+
+def shared_samples(keys: Sequence[int], capacity: int, bands: int, seed: int) -> dict[int, PixelSample]:
+    """A sample for each key, which share the capacity, but for a least thousand of each."""
+    each = max(capacity // len(keys), _LEAST_SHARE)
+    return {key: PixelSample(each, bands, seed) for key in keys}
 
 
 def _lowest(

@@ -207,9 +207,15 @@ class DescriptorDetector(DescribingDetector):
 
     def knowing(self, normal: NormalPixels) -> Self:
         """A twin that knows these normal pixels instead, and has what it is trained to in common with this."""
+        twin = self._twin()
+        twin.set_gaussian(twin.gaussian_of(normal))
+        return twin
+
+    def _twin(self) -> Self:
+        """One with buffers of its own; networks are the same, but can be exchanged for others."""
         twin = copy(self)
         twin._buffers = {name: None if held is None else held.clone() for name, held in self._buffers.items()}
-        twin.set_gaussian(twin.gaussian_of(normal))
+        twin._modules = dict(self._modules)
         return twin
 
     def whitened(self, x: Tensor) -> Tensor:
@@ -239,7 +245,7 @@ class EvidenceDetector(DescriptorDetector):
 
     @abstractmethod
     def part(self, networks: Sequence[int]) -> Self:
-        """A copy that has some of the networks alone, and the evidence in common with this."""
+        """A twin that has some of the networks alone, and these and the evidence in common with this."""
 
 
 class MemoryDetector(DescribingDetector):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
 from itertools import groupby
 from typing import NamedTuple
 
@@ -19,13 +18,13 @@ from asd_cli.data.known import KnownTiles
 from asd_cli.data.pieces import Piece, Survey
 from asd_cli.data.tiles import TileSet
 from asd_cli.density.normal import NormalPixels
-from asd_cli.density.sample import PixelSample
+from asd_cli.density.sample import shared_samples
 from asd_cli.errors import TrainingError
 from asd_cli.methods.base import DescriptorDetector, Detector, EvidenceDetector
 from asd_cli.workflows.fitting import NOT_FINITE, covariance_rank, normal_rows
 
 _log = logging.getLogger(__name__)
-_SIGN_PIXELS, _SIGN_PIXELS_OF_TILE = 500_000, 1000
+_SIGN_PIXELS = 500_000
 
 
 class Blind(NamedTuple):
@@ -85,8 +84,8 @@ class _Apart:
         earlier: NormalPixels | None,
     ) -> None:
         self._detector, self._parts, self._identities = detector, parts, identities
-        self._earlier = NormalPixels.of_all(detector.length, [] if earlier is None else [earlier])
-        self._whole = reduce(NormalPixels.merge, parts.values(), self._earlier)
+        self._earlier = [] if earlier is None else [earlier]
+        self._whole = NormalPixels.of_all(detector.length, [*self._earlier, *parts.values()])
         self._rank = covariance_rank(self._whole.moments)
         self.known = 0
 
@@ -96,7 +95,7 @@ class _Apart:
         # the same pixels may have come twice
         gone = {self._identities[piece.tile] for piece in fold}
         kept = (part for tile, part in self._parts.items() if self._identities[tile] not in gone)
-        rest = reduce(NormalPixels.merge, kept, self._earlier)
+        rest = NormalPixels.of_all(self._detector.length, [*self._earlier, *kept])
         if rest.moments.count < 2 or covariance_rank(rest.moments) < self._rank:
             self.known += len({piece.tile for piece in fold})
             return self._detector
@@ -115,12 +114,11 @@ def weigh_signs(
     """
     signing = [(one, pieces) for one, pieces in held_out if isinstance(one, EvidenceDetector)]
     numbers = {piece.tile for _, pieces in signing for piece in pieces}
-    each = max(_SIGN_PIXELS // len(numbers), _SIGN_PIXELS_OF_TILE)
-    samples = {tile: PixelSample(each, detector.signs, seed) for tile in sorted(numbers)}
+    samples = shared_samples(sorted(numbers), _SIGN_PIXELS, detector.signs, seed)
     for one, pieces in signing:
         engine = one.sign_engine(device, one.piece_side())
         for piece, rows in normal_rows(one, engine, detector.signs, tiles, pieces, lambda count: None):
-            samples[piece.tile].add(rows, (piece.tile, piece.window.row, piece.window.col))
+            samples[piece.tile].add(rows, piece.key)
     shown = [sample.rows for sample in samples.values() if sample.count]
     if not shown:
         raise TrainingError(NOT_FINITE)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from asd_cli.data.pieces import Piece, PieceData
 from asd_cli.data.tiles import TileSet
 from asd_cli.density.calibration import Calibration
-from asd_cli.density.sample import PixelSample
+from asd_cli.density.sample import PixelSample, shared_samples
 from asd_cli.density.typical import typical, typical_distances
 from asd_cli.methods.base import Detector, EvidenceDetector
 from asd_cli.metrics.histogram import ScoreCollector
@@ -24,7 +24,7 @@ from asd_cli.workflows.fitting import Advance, mapped_pieces
 from asd_cli.workflows.mapping import BlockMapper
 
 _log = logging.getLogger(__name__)
-_KEPT, _KEPT_OF_TILE = 2_000_000, 1000
+_KEPT = 2_000_000
 _OFF = 3.0  # a cross-check this many times off the rate that was asked for is worth a warning
 _ODD_TILE = 10.0  # share of a held-out tile above the threshold of the others, in units of the rate
 _TINY = 1e-30
@@ -129,14 +129,12 @@ def _collect(held_out: Sequence[Blind], tiles: TileSet, device: torch.device, se
     pieces = [piece for _, some in held_out for piece in some]
     numbers = list(dict.fromkeys(piece.tile for piece in pieces))
     several = len(numbers) > 1
-    keys = numbers if several else [0, 1]
-    each = max(_KEPT // len(keys), _KEPT_OF_TILE)
-    kept = _Kept({key: PixelSample(each, 1, seed) for key in keys}, several, ScoreCollector())
+    kept = _Kept(shared_samples(numbers if several else [0, 1], _KEPT, 1, seed), several, ScoreCollector())
     for place, (piece, data, distances) in enumerate(_distances(held_out, tiles, device, advance)):
         normal = distances[data.normal][:, None]
         # neighbours in one tile are alike: only whole tiles make an honest check
         key = piece.tile if several else 2 * place // len(pieces)
-        kept.parts[key].add(normal, (piece.tile, piece.window.row, piece.window.col))
+        kept.parts[key].add(normal, piece.key)
         kept.scores.add(normal[:, 0], np.zeros(len(normal), np.uint8))
         other = ~np.isnan(distances) & (tiles.anomalous_class(data.codes) != IGNORED)
         kept.scores.add(distances[other], np.ones(np.count_nonzero(other), np.uint8))
@@ -166,13 +164,14 @@ def _cross_check(parts: Sequence[NDArray[np.float32]], rate: float) -> float | N
 def _odd_tiles(tiles: Mapping[int, NDArray[np.float32]], rate: float) -> dict[int, float]:
     """Held-out tiles with far more pixels above the threshold of the other held-out tiles than asked: their share."""
     telling = {tile: own for tile, own in tiles.items() if len(own) * rate >= _FEWEST_ALARMS / 10}
+    if len(telling) < 2:
+        return {}
     thresholds = np.array([max(float(np.quantile(own, 1 - rate)), _TINY) for own in telling.values()])
     odd: dict[int, float] = {}
     for place, (tile, own) in enumerate(telling.items()):
-        if len(telling) > 1:
-            share = float(np.mean(own > typical(np.delete(thresholds, place))))
-            if share > _ODD_TILE * rate:
-                odd[tile] = share
+        share = float(np.mean(own > typical(np.delete(thresholds, place))))
+        if share > _ODD_TILE * rate:
+            odd[tile] = share
     return odd
 
 

@@ -126,7 +126,7 @@ def add_normal(
 ) -> None:
     """Add to a sample what an engine makes of the normal pixels of pieces."""
     for piece, rows in normal_rows(detector, engine, sample.bands, tiles, pieces, advance):
-        sample.add(rows, (piece.tile, piece.window.row, piece.window.col))
+        sample.add(rows, piece.key)
     if not sample.count:
         raise TrainingError(NOT_FINITE)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
@@ -271,8 +270,7 @@ class LocalisedAsd(ScaledDetector, EvidenceDetector):
 
     def part(self, networks: Sequence[int]) -> Self:
         """See `EvidenceDetector`."""
-        part = deepcopy(self)
-        part.evidence = self.evidence
+        part = self._twin()
         own, *of_members = self._places()
         kept = torch.cat([torch.arange(self.length)[place] for place in (own, *(of_members[i] for i in networks))])
         mean, whitening = part.mean[kept], part.whitening[kept][:, kept]
